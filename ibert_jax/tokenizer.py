@@ -1,0 +1,168 @@
+"""Text to token ids, with the tokenizer files that lie beside every checkpoint.
+
+`tokenizer.json` is read by the `tokenizers` library directly, which takes milliseconds; older
+directories, which have only a vocabulary, go through transformers once.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+# Copied beside a saved model so that other tools find their tokenizer there too.
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.txt",
+    "vocab.json",
+    "merges.txt",
+    "sentencepiece.bpe.model",
+)
+
+# Any one of these is enough to build a tokenizer from.
+_VOCABULARIES = ("tokenizer.json", "vocab.txt", "vocab.json", "sentencepiece.bpe.model")
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """One tokenized text, special tokens included.
+
+    ids: int32 [T], the token ids. type_ids: int32 [T], 0 for the first text and 1 for the second.
+    truncated: whether tokens were cut off at the end to respect the maximum length.
+    """
+
+    ids: np.ndarray
+    type_ids: np.ndarray
+    truncated: bool
+
+
+class Tokenizer:
+    """A tokenizer read from a model directory.
+
+    backend: the `tokenizers.Tokenizer`; its stored padding and truncation are switched off, so that
+        both are decided by the caller. directory: where its files lie, for `save`.
+    """
+
+    def __init__(self, backend: Any, directory: str | Path | None = None) -> None:
+        backend.no_padding()
+        backend.no_truncation()
+        self.backend = backend
+        self.directory = None if directory is None else Path(directory)
+
+    @classmethod
+    def load(cls, directory: str | Path) -> Tokenizer:
+        """Read the tokenizer of a model directory.
+
+        Raises FileNotFoundError where the directory holds no tokenizer file, ValueError where a
+        file cannot be understood.
+        """
+        directory = Path(directory)
+        if not directory.is_dir():
+            raise FileNotFoundError(f"expected a model directory, {directory} is not one")
+        if not any((directory / name).is_file() for name in _VOCABULARIES):
+            raise FileNotFoundError(
+                f"expected a tokenizer in {directory}, found none of {', '.join(_VOCABULARIES)}; "
+                "copy the tokenizer files of the original checkpoint there"
+            )
+        path = directory / "tokenizer.json"
+        backend = _read_json(path) if path.is_file() else _read_with_transformers(directory)
+        return cls(backend, directory)
+
+    @property
+    def vocab_size(self) -> int:
+        """One more than the largest token id that this tokenizer can produce."""
+        return max(self.backend.get_vocab(with_added_tokens=True).values(), default=-1) + 1
+
+    def encode(
+        self,
+        texts: Sequence[str],
+        pairs: Sequence[str] | None = None,
+        *,
+        max_length: int | None = None,
+    ) -> list[Encoding]:
+        """Tokenize texts, or pairs of texts, cutting each to at most `max_length` tokens.
+
+        Raises TypeError for a text that is not a string and ValueError for one that is not Unicode
+        (a lone surrogate, as undecodable bytes on a command line become).
+        """
+        _check_texts(texts, "texts")
+        inputs: list[Any] = list(texts)
+        if pairs is not None:
+            _check_texts(pairs, "pairs")
+            inputs = list(zip(texts, pairs, strict=True))
+        if max_length is None:
+            self.backend.no_truncation()
+        else:
+            self.backend.enable_truncation(max_length)
+        return [
+            Encoding(
+                ids=np.asarray(encoding.ids, np.int32),
+                type_ids=np.asarray(encoding.type_ids, np.int32),
+                truncated=bool(encoding.overflowing),
+            )
+            for encoding in self.backend.encode_batch(inputs)
+        ]
+
+    def save(self, directory: str | Path) -> None:
+        """Write the tokenizer's files into a model directory."""
+        directory = Path(directory)
+        directory.mkdir(parents=True, exist_ok=True)
+        if self.directory is not None and self.directory.resolve() != directory.resolve():
+            for name in TOKENIZER_FILES:
+                if (self.directory / name).is_file():
+                    shutil.copyfile(self.directory / name, directory / name)
+        if not (directory / "tokenizer.json").is_file():
+            self.backend.no_truncation()
+            self.backend.save(str(directory / "tokenizer.json"))
+
+
+def _check_texts(texts: Sequence[str], name: str) -> None:
+    """Refuse what the tokenizers library would refuse without saying which text it means."""
+    if isinstance(texts, str):
+        raise TypeError(f"expected {name} to be a list of strings, got one string; put it in a list")
+    for index, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise TypeError(f"expected {name}[{index}] to be a string, got {type(text).__name__}")
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            raise ValueError(
+                f"expected {name}[{index}] to be Unicode text, got bytes that are not UTF-8 in it; "
+                "convert its source to UTF-8"
+            ) from None
+
+
+def _read_json(path: Path) -> Any:
+    from tokenizers import Tokenizer as Backend
+
+    try:
+        return Backend.from_file(str(path))
+    except Exception as error:  # the library raises bare Exception for whatever it cannot read
+        raise ValueError(
+            f"expected a tokenizer in {path}, could not read it ({error}); copy the file again"
+        ) from None
+
+
+def _read_with_transformers(directory: Path) -> Any:
+    from transformers import AutoTokenizer
+
+    try:
+        loaded = AutoTokenizer.from_pretrained(directory, local_files_only=True)
+    except Exception as error:  # many kinds: a missing config, a broken vocabulary, a missing parser
+        raise ValueError(
+            f"expected transformers to read the tokenizer in {directory}, it said: {error}"
+        ) from None
+    backend = getattr(loaded, "backend_tokenizer", None)
+    if backend is None:
+        raise ValueError(
+            f"expected a fast tokenizer in {directory}, got {type(loaded).__name__}; "
+            "save it once as tokenizer.json with transformers"
+        )
+    return backend
