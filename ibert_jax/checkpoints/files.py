@@ -1,0 +1,141 @@
+"""Safetensors files in a model directory: opened with every doubt spoken, written all at once."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes  # noqa: F401  makes "bfloat16" a dtype that NumPy, hence safetensors, knows
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from ibert_jax.config import read_json_object
+
+CONFIG_FILE = "config.json"
+WEIGHTS_FILE = "model.safetensors"
+INDEX_FILE = "model.safetensors.index.json"
+RANGES_FILE = "ranges.safetensors"
+
+_SHOWN = 20
+_FLOATS = ("F32", "F16", "BF16", "F64")
+
+
+class CheckpointError(ValueError):
+    """Everything that is wrong with a checkpoint; ``problems`` holds one sentence each."""
+
+    def __init__(self, directory: str | os.PathLike[str], problems: Iterable[str]):
+        self.problems = tuple(problems)
+        lines = list(self.problems[:_SHOWN])
+        if len(self.problems) > _SHOWN:
+            lines.append(f"... and {len(self.problems) - _SHOWN} more")
+        super().__init__(f"checkpoint {os.fspath(directory)}: " + "\n  ".join(lines))
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One tensor of an open file, not read yet."""
+
+    file: Any  # safetensors' handle
+    key: str
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(self.file.get_slice(self.key).get_shape())
+
+    @property
+    def is_float(self) -> bool:
+        return self.dtype in _FLOATS
+
+    @property
+    def dtype(self) -> str:
+        return self.file.get_slice(self.key).get_dtype()
+
+    def read(self) -> np.ndarray:
+        """The tensor as float32: exact from float16 and bfloat16, rounded from float64."""
+        return self.file.get_tensor(self.key).astype(np.float32)
+
+
+def open_weights(directory: Path, problems: list[str]) -> dict[str, Entry]:
+    """The tensors of model.safetensors or of its shards; adds to ``problems``."""
+    entries: dict[str, Entry] = {}
+    for name in _weight_files(directory, problems):
+        for key, entry in open_file(directory / name, problems).items():
+            if key in entries:
+                problems.append(f"tensor {key} is in two shards, one of them {name}")
+            entries[key] = entry
+    return entries
+
+
+def open_file(path: Path, problems: list[str]) -> dict[str, Entry]:
+    """The tensors of one safetensors file; adds to ``problems`` if it cannot be read."""
+    try:
+        file = safe_open(path, framework="np")
+        return {key: Entry(file, key) for key in file.keys()}  # noqa: SIM118  no mapping
+    except (SafetensorError, OSError) as error:
+        problems.append(
+            f"{path.name} is no complete safetensors file ({error}); it may be truncated, "
+            f"copy it again"
+        )
+        return {}
+
+
+def metadata(path: Path) -> Mapping[str, str]:
+    with safe_open(path, framework="np") as file:
+        return file.metadata() or {}
+
+
+def _weight_files(directory: Path, problems: list[str]) -> list[str]:
+    if (directory / WEIGHTS_FILE).is_file():
+        return [WEIGHTS_FILE]
+    if (directory / INDEX_FILE).is_file():
+        return _shards(directory, problems)
+    pickles = sorted(path.name for path in directory.glob("*.bin"))
+    advice = (
+        f"; {pickles[0]} must first be saved as safetensors (in transformers, save_pretrained)"
+        if pickles
+        else ""
+    )
+    problems.append(f"{WEIGHTS_FILE} is missing{advice}")
+    return []
+
+
+def _shards(directory: Path, problems: list[str]) -> list[str]:
+    """The files an index names, without those that are missing."""
+    try:
+        weight_map = read_json_object(directory / INDEX_FILE).get("weight_map")
+    except ValueError as error:
+        problems.append(str(error))
+        return []
+    if not isinstance(weight_map, dict) or not weight_map:
+        problems.append(f"{INDEX_FILE} has no weight_map from tensors to files")
+        return []
+    found = []
+    for name in sorted({str(name) for name in weight_map.values()}):
+        if Path(name).name != name:  # an index must not reach outside of its directory
+            problems.append(f"{INDEX_FILE} names {name!r}, which is no file beside it")
+        elif not (directory / name).is_file():
+            problems.append(f"{name} is missing, though {INDEX_FILE} names it")
+        else:
+            found.append(name)
+    return found
+
+
+def sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def temporary_name(path: Path) -> Path:
+    """A name beside ``path`` to write to before the rename that makes a file appear complete."""
+    return path.with_name(f".{path.name}.{os.getpid()}.tmp")
+
+
+def write_tensors(path: Path, tensors: Mapping[str, np.ndarray], info: Mapping[str, str]) -> None:
+    """Writes one safetensors file, in the order of the names."""
+    ordered = {name: np.ascontiguousarray(tensors[name]) for name in sorted(tensors)}
+    save_file(ordered, path, metadata=dict(info))

@@ -1,0 +1,228 @@
+"""Names and shapes of checkpoint tensors, as tables.
+
+Our names are Hugging Face I-BERT's without the prefix ``ibert.``; a name is an attribute path of
+the network. The tables say which tensors a network has, which buffers the published implementation
+keeps beside them, and how the keys of RoBERTa and BERT differ. A new head is one row of ``HEADS``,
+one of ``RENAMED_LEAVES`` if BERT calls it otherwise, and one pattern less in ``OTHER_HEADS``.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from ibert_jax.config import IBertConfig
+
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What one kind of leaf stores. A shape lists indices into the leaf's sizes; () means (1,).
+
+    Attributes:
+      parameters: what is trained.
+      ranges: running minimum and maximum of an activation, the state of quantization.
+      buffers: what the published implementation stores though every forward pass derives it anew
+        from the two others; not read, written as zeros, which is what it writes too before its
+        first quantized forward pass.
+    """
+
+    parameters: Mapping[str, Shape] = field(default_factory=dict)
+    ranges: Mapping[str, Shape] = field(default_factory=dict)
+    buffers: Mapping[str, Shape] = field(default_factory=dict)
+
+
+DENSE = Kind(parameters={"weight": (0, 1), "bias": (0,)})
+LINEAR = Kind(
+    parameters={"weight": (0, 1), "bias": (0,)},
+    buffers={"weight_integer": (0, 1), "bias_integer": (0,), "fc_scaling_factor": (0,)},
+)
+EMBEDDING = Kind(
+    parameters={"weight": (0, 1)},
+    buffers={"weight_integer": (0, 1), "weight_scaling_factor": ()},
+)
+NORM = Kind(parameters={"weight": (0,), "bias": (0,)}, buffers={"shift": ()})
+ACT = Kind(ranges={"x_min": (), "x_max": ()}, buffers={"act_scaling_factor": ()})
+
+
+@dataclass(frozen=True)
+class Leaf:
+    """One leaf of the network: its name, kind, and sizes as names of configuration settings."""
+
+    name: str
+    kind: Kind
+    sizes: tuple[str, ...] = ()
+
+
+H, F = "hidden_size", "intermediate_size"
+
+EMBEDDINGS = (
+    Leaf("embeddings.word_embeddings", EMBEDDING, ("vocab_size", H)),
+    Leaf("embeddings.token_type_embeddings", EMBEDDING, ("type_vocab_size", H)),
+    Leaf("embeddings.position_embeddings", EMBEDDING, ("max_position_embeddings", H)),
+    Leaf("embeddings.embeddings_act1", ACT),
+    Leaf("embeddings.embeddings_act2", ACT),
+    Leaf("embeddings.LayerNorm", NORM, (H,)),
+    Leaf("embeddings.LayerNorm.activation", ACT),
+    Leaf("embeddings.output_activation", ACT),
+)
+
+LAYER = (  # below encoder.layer.N.
+    Leaf("attention.self.query", LINEAR, (H, H)),
+    Leaf("attention.self.key", LINEAR, (H, H)),
+    Leaf("attention.self.value", LINEAR, (H, H)),
+    Leaf("attention.self.query_activation", ACT),
+    Leaf("attention.self.key_activation", ACT),
+    Leaf("attention.self.value_activation", ACT),
+    Leaf("attention.self.softmax.act", ACT),
+    Leaf("attention.self.output_activation", ACT),
+    Leaf("attention.output.dense", LINEAR, (H, H)),
+    Leaf("attention.output.ln_input_act", ACT),
+    Leaf("attention.output.LayerNorm", NORM, (H,)),
+    Leaf("attention.output.LayerNorm.activation", ACT),
+    Leaf("attention.output.output_activation", ACT),
+    Leaf("pre_intermediate_act", ACT),
+    Leaf("intermediate.dense", LINEAR, (F, H)),
+    Leaf("intermediate.output_activation", ACT),
+    Leaf("pre_output_act", ACT),
+    Leaf("output.dense", LINEAR, (H, F)),
+    Leaf("output.ln_input_act", ACT),
+    Leaf("output.LayerNorm", NORM, (H,)),
+    Leaf("output.LayerNorm.activation", ACT),
+    Leaf("output.output_activation", ACT),
+)
+
+
+@dataclass(frozen=True)
+class Head:
+    """What stands on the encoder.
+
+    Attributes:
+      architecture: Hugging Face's class.
+      prefix: what that class puts before the names of the backbone.
+      leaves: the head's own; Hugging Face keeps them in float, so they have no buffers.
+    """
+
+    architecture: str
+    prefix: str
+    leaves: tuple[Leaf, ...]
+
+
+HEADS: Mapping[str, Head] = {
+    "model": Head("IBertModel", "", (Leaf("pooler.dense", DENSE, (H, H)),)),
+    "sequence_classification": Head(
+        "IBertForSequenceClassification",
+        "ibert.",
+        (
+            Leaf("classifier.dense", DENSE, (H, H)),
+            Leaf("classifier.out_proj", DENSE, ("num_labels", H)),
+        ),
+    ),
+}
+
+PREFIXES = ("ibert.", "roberta.", "bert.")
+"""What checkpoints of whole models put before the names of the backbone."""
+
+RENAMED_LEAVES: Mapping[tuple[str, str], Mapping[str, str]] = {
+    # BERT's classifier is dense, tanh, linear on the first token as well; its dense is the pooler.
+    ("bert", "sequence_classification"): {
+        "pooler.dense": "classifier.dense",
+        "classifier": "classifier.out_proj",
+    },
+}
+
+RENAMED_TENSORS: Mapping[str, str] = {"gamma": "weight", "beta": "bias"}
+"""BERT's LayerNorm as TensorFlow called it; early checkpoints still do."""
+
+CONSTANTS = ("embeddings.position_ids", "embeddings.token_type_ids")
+"""Buffers that hold 0, 1, 2, ... or zeros."""
+
+OTHER_HEADS = re.compile(
+    r"(lm_head|cls|qa_outputs|classifier|pooler)\.(.+\.)?(weight|bias)|lm_head\.bias"
+)
+"""Keys of heads, ours or others: passed over, and said so, where they are not wanted."""
+
+
+def _leaves(config: IBertConfig) -> Iterator[Leaf]:
+    yield from EMBEDDINGS
+    for index in range(config.num_hidden_layers):
+        for leaf in LAYER:
+            yield Leaf(f"encoder.layer.{index}.{leaf.name}", leaf.kind, leaf.sizes)
+
+
+def _expand(config: IBertConfig, leaf: Leaf, entries: Mapping[str, Shape]) -> dict[str, Shape]:
+    sizes = [getattr(config, size) for size in leaf.sizes]
+    return {
+        f"{leaf.name}.{entry}": tuple(sizes[i] for i in axes) if axes else (1,)
+        for entry, axes in entries.items()
+    }
+
+
+def backbone_parameters(config: IBertConfig) -> dict[str, Shape]:
+    """Name and shape of every parameter below the head."""
+    return {k: v for x in _leaves(config) for k, v in _expand(config, x, x.kind.parameters).items()}
+
+
+def head_parameters(config: IBertConfig, head: str) -> dict[str, Shape]:
+    """Name and shape of the parameters of a head, a key of ``HEADS``."""
+    leaves = HEADS[head].leaves
+    return {k: v for x in leaves for k, v in _expand(config, x, x.kind.parameters).items()}
+
+
+def published_ranges(config: IBertConfig) -> dict[str, Shape]:
+    """Name and shape of the activation ranges that the published implementation stores."""
+    return {k: v for x in _leaves(config) for k, v in _expand(config, x, x.kind.ranges).items()}
+
+
+def published_buffers(config: IBertConfig) -> dict[str, Shape]:
+    """Name and shape of the derived buffers that the published implementation stores."""
+    return {k: v for x in _leaves(config) for k, v in _expand(config, x, x.kind.buffers).items()}
+
+
+_UNTOUCHED = 1.1e-5
+"""The published ranges begin at -1e-5 and 1e-5; below this they count as never calibrated."""
+
+
+def untouched(name: str) -> float:
+    """What the published implementation stores for a range that was never calibrated."""
+    return -1e-5 if name.endswith(".x_min") else 1e-5
+
+
+def is_untouched(low: np.ndarray, high: np.ndarray) -> bool:
+    """Whether the published implementation takes this range for one that was never calibrated."""
+    return bool(low.min() > -_UNTOUCHED and high.max() < _UNTOUCHED)
+
+
+def our_name(key: str, model_type: str, head: str, source_head: str | None) -> str:
+    """The name, here, of a checkpoint's key; whether such a tensor exists is another question.
+
+    Args:
+      key: as in the file.
+      model_type: of the file.
+      head: the head wanted.
+      source_head: the head that the file declares, None if it declares none.
+    """
+    prefix = next((p for p in PREFIXES if key.startswith(p)), "")
+    leaf, _, tensor = key.removeprefix(prefix).rpartition(".")
+    if leaf.endswith("LayerNorm"):
+        tensor = RENAMED_TENSORS.get(tensor, tensor)
+    # The head of another task may carry the same name (token classification: classifier.weight).
+    own = leaf != "classifier" or source_head in (None, head)
+    if own:
+        leaf = RENAMED_LEAVES.get((model_type, head), {}).get(leaf, leaf)
+    return f"{leaf}.{tensor}" if leaf else tensor
+
+
+def declared_head(architectures: object) -> str | None:
+    """The head of a config.json's "architectures", e.g. "sequence_classification"; None if absent.
+
+    Heads that ``HEADS`` lacks are named too ("token_classification", "masked_l_m").
+    """
+    if not isinstance(architectures, list) or not architectures:
+        return None
+    task = str(architectures[0]).partition("For")[2]
+    return re.sub(r"(?<!^)(?=[A-Z])", "_", task).lower() or "model"

@@ -1,0 +1,229 @@
+"""Reads a Hugging Face directory of I-BERT, RoBERTa or BERT."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ibert_jax.checkpoints import keys
+from ibert_jax.checkpoints.files import (
+    CONFIG_FILE,
+    RANGES_FILE,
+    WEIGHTS_FILE,
+    CheckpointError,
+    Entry,
+    metadata,
+    open_file,
+    open_weights,
+    sha256,
+)
+from ibert_jax.config import IBertConfig, read_json_object
+
+_POSITIONS = "embeddings.position_embeddings.weight"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a directory held, in our names and as float32.
+
+    Attributes:
+      config: the configuration, overrides applied.
+      head: a key of ``keys.HEADS``.
+      tensors: the parameters of backbone and head, exactly those of the model but
+        ``missing_head``; matrices are [out, in] as in PyTorch.
+      ranges: calibrated activation ranges, name to array; empty for a float checkpoint.
+      missing_head: parameters of the head that the directory lacks: initialize them and say so.
+      unused: keys of other heads that were passed over.
+    """
+
+    config: IBertConfig
+    head: str
+    tensors: dict[str, np.ndarray]
+    ranges: dict[str, np.ndarray]
+    missing_head: tuple[str, ...]
+    unused: tuple[str, ...]
+
+
+@dataclass
+class _Sorted:
+    """Keys of a checkpoint, sorted by what becomes of them."""
+
+    parameters: dict[str, Entry] = field(default_factory=dict)
+    ranges: dict[str, Entry] = field(default_factory=dict)
+    unused: list[str] = field(default_factory=list)
+
+
+def read_checkpoint(
+    directory: str | os.PathLike[str],
+    head: str | None = None,
+    config_overrides: Mapping[str, Any] | None = None,
+) -> Checkpoint:
+    """Reads ``config.json`` and ``model.safetensors`` (or its shards).
+
+    BERT's positions count from 0 and ours from ``pad_token_id + 1``: that many zero rows, which no
+    token uses, come before its position table. float16, bfloat16 and float64 become float32.
+
+    Args:
+      directory: of Hugging Face's layout, or written by :func:`write_checkpoint`.
+      head: which network to read it for, "model" (encoder and pooler) or "sequence_classification";
+        by default the one the directory declares, "model" if that is none of these.
+      config_overrides: settings that replace those of config.json, e.g. ``{"num_labels": 3}``.
+
+    Raises:
+      CheckpointError: every problem at once: files missing or truncated, keys that are unknown,
+        missing or double, shapes, dtypes, NaN. A ValueError.
+      FileNotFoundError: ``directory`` is none.
+    """
+    directory = Path(directory)
+    if not directory.is_dir():
+        raise FileNotFoundError(
+            f"{directory} is not a directory; give the one that holds {CONFIG_FILE} and "
+            f"{WEIGHTS_FILE}"
+        )
+    if head is not None and head not in keys.HEADS:
+        raise ValueError(f"head must be one of {', '.join(keys.HEADS)}, got {head!r}")
+    problems: list[str] = []
+    raw, config = _read_config(directory, config_overrides or {}, problems)
+    entries = open_weights(directory, problems)
+    if problems or config is None:
+        raise CheckpointError(directory, problems)
+
+    model_type = str(raw.get("model_type", "ibert"))
+    declared = keys.declared_head(raw.get("architectures"))
+    if head is None:
+        head = declared if declared in keys.HEADS else "model"
+    found = _sort(entries, config, model_type, head, declared, problems)
+    shift = config.pad_token_id + 1 if model_type == "bert" else 0
+    tensors, missing_head = _read_parameters(found.parameters, config, head, shift, problems)
+    ranges = _read_ranges(directory, found.ranges, problems)
+    if problems:
+        raise CheckpointError(directory, problems)
+    return Checkpoint(config, head, tensors, ranges, missing_head, tuple(sorted(found.unused)))
+
+
+def _read_config(
+    directory: Path, overrides: Mapping[str, Any], problems: list[str]
+) -> tuple[dict[str, Any], IBertConfig | None]:
+    try:
+        raw = read_json_object(directory / CONFIG_FILE)
+        return raw, IBertConfig.from_dict(raw).replace(**overrides)
+    except FileNotFoundError:
+        problems.append(f"{CONFIG_FILE} is missing")
+    except ValueError as error:
+        problems.append(str(error))
+    return {}, None
+
+
+def _sort(
+    entries: Mapping[str, Entry],
+    config: IBertConfig,
+    model_type: str,
+    head: str,
+    declared: str | None,
+    problems: list[str],
+) -> _Sorted:
+    """Finds for every key what it is here; an unknown or double key is a problem."""
+    parameters = keys.backbone_parameters(config) | keys.head_parameters(config, head)
+    ranges = keys.published_ranges(config)
+    dropped = keys.published_buffers(config).keys() | set(keys.CONSTANTS)
+    found = _Sorted()
+    for key, entry in sorted(entries.items()):
+        name = keys.our_name(key, model_type, head, declared)
+        if name in parameters or name in ranges:
+            target = found.parameters if name in parameters else found.ranges
+            if name in target:
+                problems.append(f"{key} and {target[name].key} are both {name}; keep one of them")
+            target[name] = entry
+        elif keys.OTHER_HEADS.fullmatch(name):
+            found.unused.append(key)
+        elif name not in dropped:
+            problems.append(
+                f"{key} is unknown for model_type {model_type!r} with "
+                f"{config.num_hidden_layers} layers; is this {CONFIG_FILE} of another model?"
+            )
+    return found
+
+
+def _read_parameters(
+    entries: Mapping[str, Entry],
+    config: IBertConfig,
+    head: str,
+    shift: int,
+    problems: list[str],
+) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
+    """Reads what is there; returns with it the names of the head that are not."""
+    backbone, own = keys.backbone_parameters(config), keys.head_parameters(config, head)
+    tensors = {}
+    for name, shape in (backbone | own).items():
+        rows = shift if name == _POSITIONS else 0
+        if name not in entries:
+            if name in backbone:
+                problems.append(f"{name} is missing")
+            continue
+        tensor = _read(entries[name], (shape[0] - rows, *shape[1:]), problems)
+        if tensor is not None:
+            padding = np.zeros((rows, *shape[1:]), np.float32)
+            tensors[name] = np.concatenate([padding, tensor]) if rows else tensor
+    return tensors, tuple(name for name in own if name not in entries)
+
+
+def _read(entry: Entry, shape: tuple[int, ...] | None, problems: list[str]) -> np.ndarray | None:
+    """One tensor as float32; None, and a problem, if it is not what the configuration says."""
+    if shape is not None and entry.shape != shape:
+        problems.append(
+            f"{entry.key} has shape {list(entry.shape)}, but {CONFIG_FILE} and overrides want "
+            f"{list(shape)}"
+        )
+    elif not entry.is_float:
+        problems.append(f"{entry.key} has dtype {entry.dtype}, expected a floating-point one")
+    else:
+        tensor = entry.read()
+        if np.isfinite(tensor).all():
+            return tensor
+        problems.append(
+            f"{entry.key} holds NaN or infinities (as float32); training may have failed"
+        )
+    return None
+
+
+def _read_ranges(
+    directory: Path, entries: Mapping[str, Entry], problems: list[str]
+) -> dict[str, np.ndarray]:
+    """Ranges that were calibrated: the published buffers, then what ``ranges.safetensors`` adds."""
+    ranges = {}
+    for name, entry in entries.items():
+        tensor = _read(entry, (1,), problems)
+        if tensor is not None:
+            ranges[name] = tensor
+    for leaf in {name.rpartition(".")[0] for name in ranges}:
+        low, high = ranges.get(f"{leaf}.x_min"), ranges.get(f"{leaf}.x_max")
+        if low is None or high is None:
+            problems.append(f"{leaf} must have both x_min and x_max, got one of them")
+        elif keys.is_untouched(low, high):
+            del ranges[f"{leaf}.x_min"], ranges[f"{leaf}.x_max"]
+        elif low > high:
+            problems.append(f"{leaf}.x_min is {low[0]}, above its x_max {high[0]}")
+    return ranges | _read_own_ranges(directory, problems)
+
+
+def _read_own_ranges(directory: Path, problems: list[str]) -> dict[str, np.ndarray]:
+    path = directory / RANGES_FILE
+    if not path.is_file():
+        return {}
+    entries = open_file(path, problems)
+    if not entries:
+        return {}
+    weights = directory / WEIGHTS_FILE
+    if not weights.is_file() or metadata(path).get("weights_sha256") != sha256(weights):
+        problems.append(
+            f"{RANGES_FILE} belongs to other weights than {WEIGHTS_FILE}; "
+            f"delete it and calibrate again"
+        )
+        return {}
+    tensors = {name: _read(entry, None, problems) for name, entry in entries.items()}
+    return {name: tensor for name, tensor in tensors.items() if tensor is not None}

@@ -1,0 +1,205 @@
+"""Host-side checks of a model's arguments, before anything is traced.
+
+XLA clamps an index that is out of range and computes on; here it is an error instead. Every check
+takes NumPy or JAX arrays and raises a ValueError or TypeError of one sentence: the argument, what
+was expected, what came, the likely fix. Shapes and dtypes are checked always; values are not when
+the argument is a tracer (inside ``jax.jit``), which has none yet.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+IGNORED_LABEL = -100
+"""A label that takes no part in the loss."""
+
+
+def check_one_input(input_ids: Any, inputs_embeds: Any) -> None:
+    """Exactly one of the two must be given."""
+    if input_ids is not None and inputs_embeds is not None:
+        raise ValueError("input_ids and inputs_embeds exclude each other, got both; drop one")
+    if input_ids is None and inputs_embeds is None:
+        raise ValueError("either input_ids or inputs_embeds must be given, got neither")
+
+
+def check_token_ids(input_ids: Any, vocab_size: int, name: str = "input_ids") -> None:
+    """Integers of shape [batch, sequence], neither of them 0, in 0..vocab_size-1."""
+    _check_integers(name, input_ids)
+    if len(input_ids.shape) != 2 or 0 in input_ids.shape:
+        raise ValueError(
+            f"{name} must have shape [batch, sequence], both at least 1, got "
+            f"{list(input_ids.shape)}{_hint_of_rank(input_ids, 2)}"
+        )
+    _check_range(name, input_ids, 0, vocab_size - 1, "is the tokenizer that of this model?")
+
+
+def check_embeddings(inputs_embeds: Any, hidden_size: int) -> None:
+    """Floats of shape [batch, sequence, hidden_size]."""
+    shape = inputs_embeds.shape
+    if len(shape) != 3 or 0 in shape or shape[2] != hidden_size:
+        raise ValueError(
+            f"inputs_embeds must have shape [batch, sequence, {hidden_size}], got {list(shape)}"
+            f"{_hint_of_rank(inputs_embeds, 3)}"
+        )
+    if not _is_floating(inputs_embeds):
+        raise TypeError(f"inputs_embeds must be floating-point, got {inputs_embeds.dtype}")
+
+
+def check_length(length: int, maximum: int) -> None:
+    """A sequence must fit the position table; ``maximum`` is ``config.max_sequence_length``."""
+    if length > maximum:
+        raise ValueError(
+            f"the sequence must have at most {maximum} tokens, got {length}; truncate it, with a "
+            f"tokenizer by truncation=True, max_length={maximum}"
+        )
+
+
+def check_mask(mask: Any, shape: Sequence[int], name: str = "attention_mask") -> None:
+    """Zeros and ones (bool, integer or float) of shape [batch, sequence]; 1 is a token."""
+    if tuple(mask.shape) != tuple(shape):
+        raise ValueError(
+            f"{name} must have the inputs' shape {list(shape)}, got {list(mask.shape)}"
+        )
+    if isinstance(mask, jax.core.Tracer) or np.dtype(mask.dtype) == np.bool_:
+        return
+    values = np.asarray(mask)
+    if not ((values == 0) | (values == 1)).all():
+        wrong = values[(values != 0) & (values != 1)][0]
+        raise ValueError(
+            f"{name} must hold 1 for tokens and 0 for padding, got {wrong}; "
+            f"additive masks (0 and -inf) are not supported"
+        )
+
+
+def check_token_types(token_type_ids: Any, shape: Sequence[int], type_vocab_size: int) -> None:
+    """Integers of shape [batch, sequence] or [1, sequence], in 0..type_vocab_size-1."""
+    _check_integers("token_type_ids", token_type_ids)
+    _check_broadcast("token_type_ids", token_type_ids, shape)
+    _check_range(
+        "token_type_ids",
+        token_type_ids,
+        0,
+        type_vocab_size - 1,
+        f"the model knows {type_vocab_size} token types",
+    )
+
+
+def check_position_ids(position_ids: Any, shape: Sequence[int], positions: int) -> None:
+    """Integers of shape [batch, sequence] or [1, sequence], in 0..positions-1."""
+    _check_integers("position_ids", position_ids)
+    _check_broadcast("position_ids", position_ids, shape)
+    _check_range("position_ids", position_ids, 0, positions - 1, "they count from pad_token_id + 1")
+
+
+def infer_problem_type(problem_type: str | None, num_labels: int, labels: Any) -> str:
+    """The kind of classification, inferred as Hugging Face does where it is not configured.
+
+    One label is a regression, integer labels are single-label, other labels multi-label.
+    """
+    if problem_type is not None:
+        return problem_type
+    if num_labels == 1:
+        return "regression"
+    return "single_label_classification" if _is_integer(labels) else "multi_label_classification"
+
+
+def check_labels(labels: Any, batch: int, num_labels: int, problem_type: str | None = None) -> None:
+    """Labels of a sequence classifier.
+
+    single_label_classification: integers [batch], in 0..num_labels-1, or -100 to be ignored.
+    multi_label_classification: numbers in 0..1, [batch, num_labels].
+    regression: finite numbers, [batch, num_labels], or [batch] for one label.
+
+    Args:
+      problem_type: as configured; None infers it, see :func:`infer_problem_type`.
+    """
+    kind = infer_problem_type(problem_type, num_labels, labels)
+    if kind == "single_label_classification":
+        _check_integers("labels", labels)
+        _check_label_shape(labels, [(batch,)], kind)
+        _check_range(
+            "labels",
+            labels,
+            0,
+            num_labels - 1,
+            f"the model has num_labels={num_labels}",
+            also=IGNORED_LABEL,
+        )
+        return
+    shapes = [(batch, num_labels)]
+    if kind == "regression" and num_labels == 1:
+        shapes.append((batch,))
+    _check_label_shape(labels, shapes, kind)
+    if isinstance(labels, jax.core.Tracer):
+        return
+    values = np.asarray(labels).astype(np.float64)
+    if not np.isfinite(values).all():
+        raise ValueError(f"labels must be finite for {kind}, got NaN or infinity")
+    if kind == "multi_label_classification" and not ((values >= 0) & (values <= 1)).all():
+        raise ValueError(
+            f"labels must lie between 0 and 1 for {kind}, got {values.min()} to {values.max()}; "
+            f"class numbers must be integers for single-label classification"
+        )
+
+
+def _is_integer(array: Any) -> bool:
+    return np.issubdtype(np.dtype(array.dtype), np.integer)
+
+
+def _is_floating(array: Any) -> bool:
+    return jax.numpy.issubdtype(array.dtype, np.floating)  # knows bfloat16, NumPy's does not
+
+
+def _check_integers(name: str, array: Any) -> None:
+    if not hasattr(array, "dtype") or not hasattr(array, "shape"):
+        raise TypeError(
+            f"{name} must be a NumPy or JAX array of integers, got {type(array).__name__}; "
+            f"wrap it in numpy.asarray"
+        )
+    if not _is_integer(array):
+        raise TypeError(f"{name} must hold integers, got dtype {array.dtype}")
+
+
+def _hint_of_rank(array: Any, rank: int) -> str:
+    missing_batch = len(array.shape) == rank - 1
+    return "; add a batch dimension, x[None]" if missing_batch else ""
+
+
+def _check_broadcast(name: str, array: Any, shape: Sequence[int]) -> None:
+    batch, length = shape
+    if tuple(array.shape) not in {(batch, length), (1, length)}:
+        raise ValueError(
+            f"{name} must have the inputs' shape {[batch, length]} (or {[1, length]}), got "
+            f"{list(array.shape)}"
+        )
+
+
+def _check_label_shape(labels: Any, shapes: Sequence[tuple[int, ...]], kind: str) -> None:
+    if tuple(labels.shape) not in shapes:
+        wanted = " or ".join(str(list(shape)) for shape in shapes)
+        raise ValueError(
+            f"labels must have shape {wanted} for {kind}, got {list(labels.shape)}; "
+            f"is config.problem_type right?"
+        )
+
+
+def _check_range(
+    name: str, array: Any, low: int, high: int, hint: str, also: int | None = None
+) -> None:
+    """Values within [low, high], or equal to ``also``; no check of a tracer."""
+    if isinstance(array, jax.core.Tracer):
+        return
+    values = np.asarray(array)
+    wrong = (values < low) | (values > high)
+    if also is not None:
+        wrong &= values != also
+    if wrong.any():
+        extra = "" if also is None else f" or {also}"
+        raise ValueError(
+            f"{name} must lie in {low}..{high}{extra}, got {values[wrong][0]} at index "
+            f"{[int(i) for i in np.argwhere(wrong)[0]]}; {hint}"
+        )
