@@ -1,0 +1,1 @@
+"""Integer kernels: arrays of integers in and out, no float, no Flax."""

@@ -1,0 +1,71 @@
+"""Requantization: from one scale to another by a multiplication and a shift.
+
+``q_out = clip(floor((x m 2^-16 + offset) 2^-shift))`` with ``m 2^-(16 + shift)`` the ratio of
+the scales. ``offset`` holds the rounding half (2^(shift-1)) and whatever is to be added
+anyway, LayerNorm's bias for one, so that the addition costs nothing. Rounding is therefore
+to nearest, halves upward, here and wherever integers are rounded in this package.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+from ibert_jax.integer.wide import multiply_high_15, multiply_high_31
+
+INT32_MAX = 2**31 - 1
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Multiplier:
+    """The integer constants of one requantization, int32, scalar or one per channel [C].
+
+    Invariants:
+        * ``m``: |m| < 2^15, or < 2^31 for a wide requantization;
+        * ``offset``: |offset| <= 2^30;
+        * ``shift``: in [1, 30];
+        * ``pre``: left shift before the product, in [0, 24], nonzero only for ratios of 1/4
+          and above (a tiny output range); None says that it is zero everywhere.
+    """
+
+    m: jax.Array
+    offset: jax.Array
+    shift: jax.Array
+    pre: jax.Array | None = None
+
+
+def align(constant: jax.Array, ndim: int) -> jax.Array:
+    """A scalar as it is, a [C] constant as [1, ..., 1, C] of rank ``ndim``."""
+    return constant.reshape((1,) * (ndim - 1) + (-1,)) if constant.ndim == 1 else constant
+
+
+def clip_bits(x: jax.Array, bits: int) -> jax.Array:
+    """Saturate to the ``bits``-wide signed range [-2^(bits-1), 2^(bits-1) - 1]."""
+    return jnp.clip(x, -(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
+
+
+def requantize(x: jax.Array, multiplier: Multiplier, bits: int, *, wide: bool) -> jax.Array:
+    """Round ``x * ratio + offset`` to ``bits``-wide integers, saturating.
+
+    Args:
+        x: int32 [..., C], any value.
+        multiplier: scalar or per-channel constants.
+        bits: output width, at most 21; int8 is returned for 8 bits and fewer, else int32.
+        wide: whether ``m`` has 31 bits (outputs above 16 bits need them) or 15 (half the
+            price; relative error 2^-15).
+
+    Where ``pre`` is positive, ``x`` saturates before it is shifted left. The ratio is then at
+    least 1/4, so a saturated ``x`` gives at least 2^28, which the output clip takes anyway.
+    """
+    m = align(multiplier.m, x.ndim)
+    if multiplier.pre is not None:
+        pre = align(multiplier.pre, x.ndim)
+        limit = jnp.right_shift(jnp.int32(INT32_MAX), pre)
+        x = jnp.clip(x, -limit, limit) << pre
+    high = multiply_high_31(x, m) if wide else multiply_high_15(x, m)
+    rounded = (high + align(multiplier.offset, x.ndim)) >> align(multiplier.shift, x.ndim)
+    clipped = clip_bits(rounded, bits)
+    return clipped.astype(jnp.int8) if bits <= 8 else clipped

@@ -1,0 +1,109 @@
+"""i-exp and the softmax of attention scores."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from ibert_jax.integer.dyadic import Multiplier, requantize
+from ibert_jax.integer.wide import multiply_high_15
+
+GRID_BITS = 11
+"""The exponent lives on the grid ln2 / 2^11: halvings are a shift, the remainder a mask."""
+LOWEST = -30 << GRID_BITS
+"""exp(-30 ln2) is below half a unit of the 15-bit result."""
+EXP_LINEAR = 176186
+"""round(0.96963238 ln2 2^18), i-exp's linear coefficient (Kim et al., eq. 13)."""
+EXP_SQUARE = 45109
+"""round(0.35815147 ln2^2 2^18), its quadratic one."""
+NUMERATOR_MAX = 255
+MASKED = -(2**31) + 1
+
+
+def iexp(t: jax.Array) -> jax.Array:
+    """2^15 exp(t ln2 / 2^11) for int32 ``t`` in [LOWEST, 0]: int32 in [0, 2^15].
+
+    With -t = 2^11 z + u: exp = 2^-z (1 - v (0.9696 ln2 - 0.3582 ln2^2 v)), v = u / 2^11, the
+    published polynomial. Widths: 45109 u < 2^27, 176186 u < 2^29. Maximum error 1.94e-3.
+    """
+    z, u = (-t) >> GRID_BITS, (-t) & (2**GRID_BITS - 1)
+    slope = EXP_LINEAR - ((EXP_SQUARE * u + 2**10) >> GRID_BITS)
+    power = 2**15 - ((slope * u + 2**13) >> 14)
+    return (power + ((1 << z) >> 1)) >> z
+
+
+def softmax_numerators(
+    scores: jax.Array, mask: jax.Array, multiplier: Multiplier
+) -> tuple[jax.Array, jax.Array]:
+    """Softmax up to the division: numerators relative to the row's largest, and their sum.
+
+    Args:
+        scores: int32 [B, H, T, T], |scores| < 2^30.
+        mask: bool [B, 1, 1, T]; an excluded key gets exactly no weight, by selection.
+        multiplier: narrow, from the scores' scale to ln2 / 2^11.
+
+    Returns:
+        uint8 numerators [B, H, T, T] in [0, 255] (the largest of a row is 255) and their int32
+        row sums [B, H, T, 1], 0 for a row with no key. numerators / row sum is the softmax.
+    """
+    powers = _row_powers(scores, mask, multiplier)
+    scaled = (powers * NUMERATOR_MAX + 2**14) >> 15
+    return scaled.astype(jnp.uint8), jnp.sum(scaled, axis=-1, keepdims=True, dtype=jnp.int32)
+
+
+def softmax_reference(
+    scores: jax.Array, mask: jax.Array, multiplier: Multiplier
+) -> tuple[jax.Array, jax.Array]:
+    """The published softmax: probabilities floored to 8 bits after normalizing.
+
+    Same arguments; returns uint8 floor(256 p), at most 255, and 256 as the row sum of every
+    row (rows keep less than their mass, as published).
+    """
+    powers = _row_powers(scores, mask, multiplier)
+    total = jnp.maximum(jnp.sum(powers, axis=-1, keepdims=True, dtype=jnp.int32), 1)
+    shift, reciprocal = _reciprocal(total)
+    # total < 2^(32 - shift): p <= 1 bounds the shifted product below 2^30 (see divide_by_sum).
+    share = multiply_high_15(_shift_left(powers, shift - 2), reciprocal)
+    floored = jnp.minimum(share >> 20, 255)
+    return floored.astype(jnp.uint8), jnp.full_like(total, 256)
+
+
+def divide_by_row_sum(total: jax.Array, row_sum: jax.Array) -> jax.Array:
+    """total / row_sum in units of 2^-21: the division that softmax left for the context.
+
+    Args:
+        total: int32 [..., C], sum over keys of numerator (u8) times value (int8), so that
+            |total| <= 128 row_sum (the lemma of the weighted mean).
+        row_sum: int32 [..., 1] in {0} or [255, 2^23): 0 gives 0.
+
+    Returns:
+        int32 [..., C], |result| <= 2^28. The clip is the lemma's bound and never acts.
+    """
+    shift, reciprocal = _reciprocal(jnp.maximum(row_sum, NUMERATOR_MAX))
+    limit = jnp.right_shift(jnp.int32(2**30), shift - 9)
+    bounded = jnp.clip(total, -limit, limit)
+    return multiply_high_15(bounded << (shift - 9), reciprocal)
+
+
+def _row_powers(scores: jax.Array, mask: jax.Array, multiplier: Multiplier) -> jax.Array:
+    kept = jnp.where(mask, scores, MASKED)
+    peak = jnp.max(kept, axis=-1, keepdims=True)
+    below = jnp.where(mask, scores - peak, 0)
+    exponent = jnp.clip(requantize(below, multiplier, 17, wide=False), LOWEST, 0)
+    return jnp.where(mask, iexp(exponent), 0)
+
+
+def _reciprocal(n: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Leading zeros of positive int32 ``n`` and 1/n as a 15-bit reciprocal.
+
+    1 / n = reciprocal * 2^(shift - 46), relative error below 2^-14.
+    """
+    shift = lax.clz(n)
+    top = lax.shift_right_logical(n << shift, jnp.full_like(n, 16))  # in [2^15, 2^16)
+    reciprocal = jnp.minimum((2**30 + (top >> 1)) // top, 2**15 - 1)
+    return shift, reciprocal
+
+
+def _shift_left(x: jax.Array, amount: jax.Array) -> jax.Array:
+    return x << amount

@@ -1,0 +1,1 @@
+"""The leaves: one file an operation, each in its three lives."""

@@ -1,0 +1,63 @@
+"""Token, type and position embeddings."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from ibert_jax.config import IBertConfig
+from ibert_jax.layers.activation import QuantAct
+from ibert_jax.layers.dropout import Dropout
+from ibert_jax.layers.embedding import QuantEmbedding
+from ibert_jax.layers.layernorm import IntLayerNorm
+from ibert_jax.quantize.schemes import SCHEMES
+
+
+def position_ids_from_input_ids(input_ids: jax.Array, padding_idx: int) -> jax.Array:
+    """RoBERTa's positions: tokens so far + ``padding_idx``; ``padding_idx`` where padded.
+
+    Args:
+        input_ids: int32 [B, T].
+
+    Returns:
+        int32 [B, T].
+    """
+    present = (input_ids != padding_idx).astype(jnp.int32)
+    return jnp.cumsum(present, axis=1, dtype=jnp.int32) * present + padding_idx
+
+
+class IBertEmbeddings(nnx.Module):
+    """Sum of three tables, normalized: what enters the encoder."""
+
+    def __init__(self, config: IBertConfig, *, rngs: nnx.Rngs) -> None:
+        forms, size = SCHEMES[config.quantization.scheme], config.hidden_size
+        momentum, spread = config.quantization.momentum, config.initializer_range
+
+        def table(rows: int) -> QuantEmbedding:
+            return QuantEmbedding(rows, size, initializer_range=spread, rngs=rngs)
+
+        self.word_embeddings = table(config.vocab_size)
+        self.token_type_embeddings = table(config.type_vocab_size)
+        self.position_embeddings = table(config.max_position_embeddings)
+        self.embeddings_act1 = QuantAct(forms["embedding_sum"], size, momentum)
+        self.LayerNorm = IntLayerNorm(size, config.layer_norm_eps)
+        self.output_activation = QuantAct(forms["embedding_output"], size, momentum)
+        self.dropout = Dropout(config.hidden_dropout_prob)
+
+    def __call__(
+        self,
+        input_ids: jax.Array,
+        token_type_ids: jax.Array,
+        position_ids: jax.Array,
+        rngs: nnx.Rngs | None,
+    ) -> Any:
+        """int32 ids [B, T] -> tensor [B, T, C]."""
+        total = self.embeddings_act1(
+            self.word_embeddings(input_ids),
+            self.token_type_embeddings(token_type_ids),
+            self.position_embeddings(position_ids),
+        )
+        return self.dropout(self.output_activation(self.LayerNorm(total)), rngs)

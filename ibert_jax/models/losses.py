@@ -1,0 +1,36 @@
+"""Losses of the heads, as the PyTorch models compute them."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+
+def cross_entropy(logits: jax.Array, labels: jax.Array, ignore: int = -100) -> jax.Array:
+    """Mean over the labels that are not ``ignore`` of -log softmax(logits)[label].
+
+    Args:
+        logits: float32 [..., C].
+        labels: integers [...] in [0, C) or ``ignore``.
+
+    Returns:
+        float32 scalar; 0 where every label is ignored (PyTorch: NaN).
+    """
+    counted = labels != ignore
+    picked = jnp.where(counted, labels, 0)[..., None]
+    log_probabilities = jax.nn.log_softmax(logits, axis=-1)
+    losses = -jnp.take_along_axis(log_probabilities, picked, axis=-1, mode="clip")[..., 0]
+    count = jnp.maximum(jnp.sum(counted, dtype=jnp.int32), 1).astype(jnp.float32)
+    return jnp.sum(jnp.where(counted, losses, 0.0)) / count
+
+
+def mean_squared_error(logits: jax.Array, labels: jax.Array) -> jax.Array:
+    """Mean of (logits - labels)^2 over two float32 arrays of one shape."""
+    difference = logits - labels.astype(jnp.float32)
+    return jnp.mean(difference * difference)
+
+
+def binary_cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
+    """Mean binary cross entropy of float32 ``logits`` against 0/1 ``labels``, same shape."""
+    targets = labels.astype(jnp.float32)
+    return jnp.mean(jax.nn.softplus(logits) - targets * logits)

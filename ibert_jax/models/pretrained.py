@@ -1,0 +1,119 @@
+"""What every model can do besides running: change life, load, save."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import os
+from collections.abc import Iterator
+from typing import Any, ClassVar, Self
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from ibert_jax.checkpoints import read_checkpoint, write_checkpoint
+from ibert_jax.config import IBertConfig
+from ibert_jax.layers.leaf import Leaf, set_life
+
+logger = logging.getLogger(__name__)
+
+BACKBONE = "ibert."
+"""Attribute of the head models that holds the encoder; checkpoints name it variously."""
+
+
+class IBertPreTrainedModel(nnx.Module):
+    """Base of the models.
+
+    A model starts in the float life, in evaluation. ``train()`` turns dropout on and lets
+    the activation ranges follow what they see; ``quantize()`` enters the quantization-aware
+    life.
+    """
+
+    head: ClassVar[str]
+    config: IBertConfig
+
+    def __init__(self, config: IBertConfig) -> None:
+        self.config = config
+
+    def train(self, **attributes: Any) -> None:
+        """Dropout on, ranges following the activations."""
+        del attributes
+        set_life(self, deterministic=False, observing=True)
+
+    def eval(self, **attributes: Any) -> None:
+        """Dropout off, ranges fixed."""
+        del attributes
+        set_life(self, deterministic=True, observing=False)
+
+    def quantize(self, enabled: bool = True) -> Self:
+        """Enter (or leave) the quantization-aware life; returns the model."""
+        set_life(self, quantized=enabled)
+        self.config = dataclasses.replace(self.config, quant_mode=enabled)
+        return self
+
+    def leaves(self) -> dict[str, Leaf]:
+        """Every leaf by its path, e.g. ``ibert.encoder.layer.0.attention.self.query``."""
+        return {
+            ".".join(map(str, path)): module
+            for path, module in nnx.iter_modules(self)
+            if isinstance(module, Leaf)
+        }
+
+    def tensors(self) -> dict[str, jax.Array]:
+        """Parameters and ranges by checkpoint name (no backbone prefix)."""
+        return {name: variable[...] for name, variable in self._variables()}
+
+    def _variables(self) -> Iterator[tuple[str, nnx.Variable]]:
+        for path, node in nnx.iter_graph(self):
+            if isinstance(node, nnx.Variable):
+                yield ".".join(map(str, path)).removeprefix(BACKBONE), node
+
+    def load_tensors(self, tensors: dict[str, np.ndarray]) -> list[str]:
+        """Set parameters and ranges by checkpoint name; returns the names left as they were.
+
+        Raises:
+            ValueError: a name this model does not have, or a shape that differs.
+        """
+        mine = dict(self._variables())
+        problems = [f"{n}: this model has no such tensor" for n in tensors if n not in mine]
+        problems += [
+            f"{name}: expected shape {mine[name].shape}, got {value.shape}"
+            for name, value in tensors.items()
+            if name in mine and mine[name].shape != value.shape
+        ]
+        if problems:
+            raise ValueError("tensors do not fit the model: " + "; ".join(problems))
+        for name, value in tensors.items():
+            mine[name][...] = jnp.asarray(value, mine[name].dtype)
+        return sorted(set(mine) - set(tensors))
+
+    @classmethod
+    def from_pretrained(
+        cls, directory: str | os.PathLike[str], *, rngs: nnx.Rngs | None = None, **overrides: Any
+    ) -> Self:
+        """Read a Hugging Face I-BERT, RoBERTa or BERT checkpoint (safetensors).
+
+        Args:
+            directory: a folder with ``config.json`` and ``model.safetensors`` (or shards).
+            rngs: draws the parameters that the checkpoint lacks (a new head); seed 0 if None.
+            overrides: fields of ``IBertConfig`` to change, e.g. ``num_labels=2``.
+
+        Returns:
+            The model in the float life, in evaluation. A head that the checkpoint does not
+            hold is initialised, and a log message says so.
+        """
+        checkpoint = read_checkpoint(directory, cls.head, overrides)
+        model = cls(checkpoint.config, rngs=nnx.Rngs(0) if rngs is None else rngs)
+        model.load_tensors({**checkpoint.tensors, **checkpoint.ranges})
+        if checkpoint.missing_head:
+            logger.warning(
+                "newly initialised, train before use: %s", ", ".join(checkpoint.missing_head)
+            )
+        return model
+
+    def save_pretrained(self, directory: str | os.PathLike[str]) -> None:
+        """Write ``model.safetensors`` and ``config.json`` as Hugging Face I-BERT has them."""
+        tensors = {name: np.asarray(value) for name, value in self.tensors().items()}
+        write_checkpoint(directory, self.config, tensors)

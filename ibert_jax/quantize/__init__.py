@@ -1,0 +1,1 @@
+"""Between float and integer: scales, constants, quantized tensors, ranges, calibration."""
