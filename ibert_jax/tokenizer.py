@@ -126,7 +126,9 @@ class Tokenizer:
 def _check_texts(texts: Sequence[str], name: str) -> None:
     """Refuse what the tokenizers library would refuse without saying which text it means."""
     if isinstance(texts, str):
-        raise TypeError(f"expected {name} to be a list of strings, got one string; put it in a list")
+        raise TypeError(
+            f"expected {name} to be a list of strings, got one string; put it in a list"
+        )
     for index, text in enumerate(texts):
         if not isinstance(text, str):
             raise TypeError(f"expected {name}[{index}] to be a string, got {type(text).__name__}")
@@ -155,7 +157,7 @@ def _read_with_transformers(directory: Path) -> Any:
 
     try:
         loaded = AutoTokenizer.from_pretrained(directory, local_files_only=True)
-    except Exception as error:  # many kinds: a missing config, a broken vocabulary, a missing parser
+    except Exception as error:  # of many kinds: no config, a broken vocabulary, a missing parser
         raise ValueError(
             f"expected transformers to read the tokenizer in {directory}, it said: {error}"
         ) from None

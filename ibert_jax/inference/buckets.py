@@ -41,7 +41,7 @@ def lengths_up_to(longest: int) -> tuple[int, ...]:
 
 
 def row_counts(batch_size: int) -> tuple[int, ...]:
-    """The padded numbers of rows in use: 1, 8 and `batch_size`, so that a few sentences are cheap."""
+    """The padded numbers of rows in use: 1, 8 (a few sentences stay cheap) and `batch_size`."""
     return (*(count for count in (1, 8) if count < batch_size), batch_size)
 
 

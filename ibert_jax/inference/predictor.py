@@ -1,4 +1,4 @@
-"""Sentences in, labels with probabilities out: batched, in input order, with few compiled shapes."""
+"""Sentences in, labels with probabilities out: in input order, with few compiled shapes."""
 
 from __future__ import annotations
 
@@ -233,8 +233,8 @@ def default_directory() -> Path:
 
 
 def _usable_length(config: Any, max_length: int | None) -> int:
-    """The longest input in tokens: positions start at padding_idx + 1, so that many are unused."""
-    positions = config.max_position_embeddings - config.pad_token_id - 1
+    """The longest input in tokens: what was asked for, if the model's positions allow it."""
+    positions = config.max_sequence_length
     if max_length is None:
         return positions
     if not 3 <= max_length <= positions:

@@ -1,0 +1,74 @@
+"""The command `ibert-jax`.
+
+Answers go to standard output; progress, notes and errors to standard error. Exit codes: 0 done,
+2 wrong usage or input (with one sentence that says what to change), 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+
+from ibert_jax import __version__
+from ibert_jax.commands import certify, demo, evaluate, freeze, options, predict
+
+_COMMANDS = (demo, predict, evaluate, freeze, certify)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of all commands; importing and building it touches neither JAX nor Flax."""
+    parser = argparse.ArgumentParser(
+        prog="ibert-jax",
+        description="Train, quantize, freeze, prove and run integer-only BERT and RoBERTa.",
+        epilog="'ibert-jax COMMAND --help' explains a command; start with 'ibert-jax demo'",
+    )
+    parser.add_argument("--version", action="version", version=f"ibert-jax {__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for command in _COMMANDS:
+        command.add(commands)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return the exit code. argv: the arguments after the program's name."""
+    args = build_parser().parse_args(argv)
+    _quieten()
+    try:
+        options.use_compile_cache(args.compile_cache)
+        code = args.run(args)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # The reader (head, say) has seen enough; what is left to flush at exit must not complain.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except KeyboardInterrupt:
+        print("ibert-jax: interrupted", file=sys.stderr)
+        return 130
+    except (ValueError, TypeError, OSError) as error:
+        if args.traceback:
+            raise
+        print(f"ibert-jax: error: {_sentence(error)}", file=sys.stderr)
+        return 2
+    return code
+
+
+def _sentence(error: Exception) -> str:
+    """The error as a person should read it."""
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    return str(error)
+
+
+def _quieten() -> None:
+    """Spare people the libraries' own chatter; an output that cannot hold a sign gets an escape."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    reconfigure = getattr(sys.stdout, "reconfigure", None)
+    if reconfigure is not None:
+        reconfigure(errors="backslashreplace")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,48 @@
+"""`ibert-jax certify`: prove that an integer model computes in integers alone."""
+
+from __future__ import annotations
+
+import argparse
+
+from ibert_jax.commands import console
+from ibert_jax.commands.options import add_command, positive
+
+_EXAMPLES = """\
+  ibert-jax certify my_integer_model
+  ibert-jax certify my_integer_model --batch-size 1 --sequence-length 512
+"""
+
+
+def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Describe the command's arguments."""
+    parser = add_command(
+        commands,
+        "certify",
+        summary="prove that an integer model computes in integers alone, or name what does not",
+        examples=_EXAMPLES,
+    )
+    parser.add_argument(
+        "model", nargs="?", help="integer model (default: the one inside the package)"
+    )
+    parser.add_argument("--batch-size", type=positive, default=8, metavar="N")
+    parser.add_argument("--sequence-length", type=positive, default=128, metavar="N")
+    parser.add_argument(
+        "--json", action="store_true", help="the whole certificate, with every operation counted"
+    )
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print the certificate; 1 where an operation breaks it, which is then named."""
+    from ibert_jax.frozen import IntegerModel
+    from ibert_jax.inference import default_directory
+    from ibert_jax.proof import CertificateError, certify
+
+    program = IntegerModel.load(args.model or default_directory())
+    try:
+        certificate = certify(program, args.batch_size, args.sequence_length)
+    except CertificateError as error:
+        console.note(f"not certified: {error}")
+        return 1
+    print(certificate.to_json() if args.json else certificate)
+    return 0

@@ -1,0 +1,88 @@
+"""`ibert-jax freeze`: a checkpoint becomes an integer program."""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from ibert_jax.commands import console
+from ibert_jax.commands.options import add_batching, add_command, positive
+from ibert_jax.commands.texts import not_blank, read_lines
+
+_EXAMPLES = """\
+  ibert-jax freeze my_quantized_checkpoint my_integer_model
+  ibert-jax freeze my_float_checkpoint my_integer_model --calibration sentences.txt
+"""
+
+
+def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Describe the command's arguments."""
+    parser = add_command(
+        commands,
+        "freeze",
+        summary="turn a checkpoint into an integer model",
+        examples=_EXAMPLES,
+    )
+    parser.add_argument("checkpoint", help="directory of a classifier, float or quantization-aware")
+    parser.add_argument("output", help="directory to write the integer model and tokenizer to")
+    parser.add_argument(
+        "--calibration",
+        metavar="FILE",
+        help="UTF-8 text, one sentence a line, to measure ranges on; needed for a checkpoint that "
+        "was never trained quantization-aware",
+    )
+    parser.add_argument(
+        "--calibration-rows",
+        type=positive,
+        default=512,
+        metavar="N",
+        help="sentences of that file to use, from its start (default: %(default)s)",
+    )
+    add_batching(parser)
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Calibrate where asked to, freeze, and write program and tokenizer."""
+    sentences = None if args.calibration is None else _sentences(args)
+
+    from ibert_jax.frozen import freeze
+    from ibert_jax.inference import load_classifier
+    from ibert_jax.quantize import calibrate
+    from ibert_jax.tokenizer import Tokenizer
+
+    tokenizer = Tokenizer.load(args.checkpoint)
+    model = load_classifier(args.checkpoint)
+    if (Path(args.checkpoint) / "integer_model.json").is_file():
+        raise ValueError(f"expected a checkpoint, {args.checkpoint} is frozen already")
+    if sentences is not None:
+        batches = list(_batches(sentences, tokenizer, model.config, args))
+        calibrate(model, console.progress(batches, what="calibration batches"))
+    freeze(model).save(args.output)
+    tokenizer.save(args.output)
+    size = sum(path.stat().st_size for path in Path(args.output).iterdir() if path.is_file())
+    print(f"integer model written to {args.output}, {size / 1e6:.1f} MB")
+    return 0
+
+
+def _sentences(args: argparse.Namespace) -> list[str]:
+    """The first calibration sentences."""
+    lines = not_blank(read_lines(args.calibration), args.calibration)
+    return [line.text for line in itertools.islice(lines, args.calibration_rows)]
+
+
+def _batches(
+    sentences: list[str], tokenizer: Any, config: Any, args: argparse.Namespace
+) -> Iterator[dict[str, Any]]:
+    """The model's arguments for every batch of sentences, padded to few lengths."""
+    from ibert_jax.inference.buckets import lengths_up_to, make_batches
+
+    longest = min(args.max_length or config.max_sequence_length, config.max_sequence_length)
+    encodings = tokenizer.encode(sentences, max_length=longest)
+    for batch in make_batches(
+        encodings, lengths_up_to(longest), args.batch_size, pad_token_id=config.pad_token_id
+    ):
+        yield {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}

@@ -1,0 +1,83 @@
+"""Input is read strictly, and what is wrong with it is named by its line."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import pytest
+
+from ibert_jax.commands.texts import Line, decode_lines, not_blank, read_labelled, read_lines
+
+LABELS = {"negative": 0, "positive": 1}
+
+
+def _decode(data: bytes) -> list[Line]:
+    return list(decode_lines(io.BytesIO(data), "input"))
+
+
+def test_only_a_newline_ends_a_line() -> None:
+    text = "one\u2028still one\x0bstill\rone\r\ntwo\n\nlast"
+    assert _decode(text.encode()) == [
+        Line(1, "one\u2028still one\x0bstill\rone"),
+        Line(2, "two"),
+        Line(3, ""),
+        Line(4, "last"),
+    ]
+
+
+def test_byte_order_mark_is_dropped() -> None:
+    assert _decode(b"\xef\xbb\xbfone\n") == [Line(1, "one")]
+
+
+def test_not_utf8_names_the_line() -> None:
+    with pytest.raises(ValueError, match=r"byte 0xe9 in line 3 of input; convert"):
+        _decode(b"fine\n\xc3\xa9\ncaf\xe9\n")
+
+
+def test_files(tmp_path: Path) -> None:
+    with pytest.raises(IsADirectoryError, match="is a folder"):
+        list(read_lines(tmp_path))
+    with pytest.raises(FileNotFoundError, match="does not exist"):
+        list(read_lines(tmp_path / "absent"))
+    (tmp_path / "file").write_bytes(b"one\n")
+    assert list(read_lines(tmp_path / "file")) == [Line(1, "one")]
+
+
+@pytest.mark.parametrize("data", [b"", b"\n", b" \n\t\n"])
+def test_nothing_to_read(data: bytes) -> None:
+    with pytest.raises(ValueError, match="expected at least one sentence, input holds none"):
+        list(not_blank(decode_lines(io.BytesIO(data), "input"), "input"))
+
+
+def test_blank_lines_keep_the_numbering() -> None:
+    lines = not_blank(decode_lines(io.BytesIO(b"one\n\n  \ntwo\n"), "input"), "input")
+    assert [line.number for line in lines] == [1, 4]
+
+
+def _table(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "data.tsv"
+    path.write_text(text)
+    return path
+
+
+def test_labelled(tmp_path: Path) -> None:
+    path = _table(tmp_path, 'label\tsentence\n1\tsay "no\npositive\ta b\n0\tc\n')
+    data = read_labelled(path, LABELS)
+    assert (data.texts, data.labels) == (['say "no', "a b", "c"], [1, 1, 0])
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("sentence\tlabel\na\t2\n", r"got '2' in line 2"),
+        ("sentence\tlabel\na\t1\nb\tneutral\n", r"negative, positive.*got 'neutral' in line 3"),
+        ("sentence\tlabel\na\n", r"expected 2 cells.*got 1 in line 2"),
+        ("text\tlabel\na\t1\n", r"expected a column 'sentence'.*got text, label.*--text-column"),
+        ("sentence\tlabel\n", "holds only a header"),
+        ("", "holds none"),
+    ],
+)
+def test_bad_tables(tmp_path: Path, text: str, complaint: str) -> None:
+    with pytest.raises(ValueError, match=complaint):
+        read_labelled(_table(tmp_path, text), LABELS)

@@ -1,0 +1,139 @@
+"""Answers are right, in input order, and independent of how the texts were batched."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ibert_jax.inference import Predictor, interpret, load_classifier
+from ibert_jax.tokenizer import Tokenizer
+
+from .conftest import CountingProgram, make_config
+
+TEXTS = [
+    "very good film",
+    "bad",
+    "good good bad film",
+    "film " * 40 + "good",
+    "very very very very bad film film film film film film film film film film film",
+    "",
+    "good",
+]
+COUNTS = [[0, 1], [1, 0], [1, 2], [0, 1], [1, 0], [0, 0], [0, 1]]
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 5, 64])
+def test_logits_do_not_depend_on_batching(
+    program: CountingProgram, tokenizer: Tokenizer, batch_size: int
+) -> None:
+    predictor = Predictor(program, tokenizer, batch_size=batch_size)
+    np.testing.assert_array_equal(predictor.logits(TEXTS), np.asarray(COUNTS, np.float32))
+
+
+def test_many_windows_keep_the_order(program: CountingProgram, tokenizer: Tokenizer) -> None:
+    predictor = Predictor(program, tokenizer, batch_size=2)  # windows of 64 texts
+    texts = ["good " * (index % 9) + "bad " * (index % 4) for index in range(300)]
+    answers = list(predictor.predict(iter(texts)))
+    assert [answer.text for answer in answers] == texts
+    got = predictor.logits(texts)
+    np.testing.assert_array_equal(got, [[i % 4, i % 9] for i in range(300)])
+
+
+def test_answers(program: CountingProgram, tokenizer: Tokenizer) -> None:
+    first, second, third = Predictor(program, tokenizer)(TEXTS[:3])
+    half = math.e / (math.e + 1)
+    assert (first.label, second.label, third.label) == ("positive", "negative", "positive")
+    assert first.score == pytest.approx(half)
+    assert second.probabilities == pytest.approx({"negative": half, "positive": 1 - half})
+    assert third.tokens == 6  # four words and two special tokens
+    assert not third.truncated
+
+
+def test_truncation_is_explicit(program: CountingProgram, tokenizer: Tokenizer) -> None:
+    predictor = Predictor(program, tokenizer, max_length=6)
+    answers = predictor(["good good good good", "good good good good bad"])
+    assert [answer.tokens for answer in answers] == [6, 6]
+    assert [answer.truncated for answer in answers] == [False, True]
+    assert predictor.statistics.truncated == 1
+    np.testing.assert_array_equal(predictor.logits(["good good good good bad"]), [[0, 4]])
+
+
+def test_positions_bound_the_length(program: CountingProgram, tokenizer: Tokenizer) -> None:
+    longest = 48  # 50 positions, of which those up to the padding index are unused
+    assert Predictor(program, tokenizer).max_length == longest
+    answer = Predictor(program, tokenizer)(["film " * 1000])[0]
+    assert (answer.tokens, answer.truncated) == (longest, True)
+    with pytest.raises(ValueError, match=f"max_length from 3 to {longest}.*got 49"):
+        Predictor(program, tokenizer, max_length=49)
+
+
+def test_statistics_count_real_tokens(program: CountingProgram, tokenizer: Tokenizer) -> None:
+    predictor = Predictor(program, tokenizer, batch_size=4)
+    predictor(["good film", "bad"] * 10)
+    statistics = predictor.statistics
+    assert (statistics.rows, statistics.tokens, statistics.padded_tokens) == (20, 70, 20 * 16)
+    assert statistics.tokens_per_second == pytest.approx(70 / statistics.seconds)
+    predictor.reset_statistics()
+    assert (predictor.statistics.rows, predictor.statistics.tokens_per_second) == (0, 0.0)
+
+
+def test_few_shapes(program: CountingProgram, tokenizer: Tokenizer) -> None:
+    predictor = Predictor(program, tokenizer, batch_size=4)
+    shapes = set()
+    compute = predictor._logits
+
+    def spy(ids: np.ndarray, mask: np.ndarray) -> object:
+        shapes.add(ids.shape)
+        return compute(ids, mask)
+
+    predictor._logits = spy
+    for count in range(1, 12):
+        predictor(["film " * length for length in range(0, 60, 60 // count)])
+    lengths, rows = {16, 24, 32, 48}, {1, 4}
+    assert shapes <= set(itertools.product(rows, lengths))
+
+
+def test_no_texts(program: CountingProgram, tokenizer: Tokenizer) -> None:
+    predictor = Predictor(program, tokenizer)
+    assert predictor([]) == []
+    assert predictor.logits([]).shape == (0, 2)
+
+
+def test_one_string_is_refused(program: CountingProgram, tokenizer: Tokenizer) -> None:
+    with pytest.raises(TypeError, match="put it in a list"):
+        Predictor(program, tokenizer)("good film")
+
+
+def test_foreign_tokenizer_is_refused(tokenizer: Tokenizer, program: CountingProgram) -> None:
+    small = CountingProgram(program.weights, make_config(vocab_size=7))
+    with pytest.raises(ValueError, match=r"at most 7 tokens.*got 8"):
+        Predictor(small, tokenizer)
+
+
+def test_interpret_several_labels() -> None:
+    config = make_config(problem_type="multi_label_classification")
+    label, score, probabilities = interpret(np.asarray([2.0, 1.0], np.float32), config)
+    assert label == "negative, positive"
+    assert score == probabilities["negative"] == pytest.approx(1 / (1 + math.exp(-2)))
+    assert interpret(np.asarray([-2.0, -1.0], np.float32), config)[0] == ""
+
+
+def test_interpret_regression() -> None:
+    config = make_config(id2label=None, num_labels=1)
+    assert interpret(np.asarray([2.5], np.float32), config) == ("", 2.5, {})
+
+
+def test_interpret_survives_large_logits() -> None:
+    label, score, _ = interpret(np.asarray([-3e38, 3e38], np.float32), make_config())
+    assert (label, score) == ("positive", 1.0)
+
+
+def test_missing_directories(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="absent is not one"):
+        load_classifier(tmp_path / "absent")
+    with pytest.raises(FileNotFoundError, match=r"integer_model\.json.*config\.json.*neither"):
+        load_classifier(tmp_path)

@@ -1,0 +1,109 @@
+"""Tokenizers are read from either kind of file, and refuse in a sentence what they cannot read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tokenizers import Tokenizer as Backend
+from tokenizers.models import WordPiece
+from tokenizers.normalizers import BertNormalizer
+from tokenizers.pre_tokenizers import BertPreTokenizer
+from tokenizers.processors import TemplateProcessing
+
+from ibert_jax.tokenizer import Tokenizer
+
+WORDS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "good", "bad", "film", "##s", "!")
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Path:
+    """A BERT-like tokenizer.json, stored with padding and truncation switched on."""
+    backend = Backend(WordPiece({w: i for i, w in enumerate(WORDS)}, unk_token="[UNK]"))
+    backend.normalizer = BertNormalizer(lowercase=True)
+    backend.pre_tokenizer = BertPreTokenizer()
+    backend.post_processor = TemplateProcessing(
+        single="[CLS] $A [SEP]",
+        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
+        special_tokens=[("[CLS]", 2), ("[SEP]", 3)],
+    )
+    backend.enable_padding(length=32)
+    backend.enable_truncation(5)
+    backend.save(str(tmp_path / "tokenizer.json"))
+    return tmp_path
+
+
+def test_encode(directory: Path) -> None:
+    tokenizer = Tokenizer.load(directory)
+    one, two = tokenizer.encode(["Good films!", "dreadful"])
+    np.testing.assert_array_equal(one.ids, [2, 5, 7, 8, 9, 3])
+    np.testing.assert_array_equal(two.ids, [2, 1, 3])
+    assert one.ids.dtype == np.int32
+    assert not one.truncated
+    assert tokenizer.vocab_size == len(WORDS)
+
+
+def test_truncation_belongs_to_the_call(directory: Path) -> None:
+    tokenizer = Tokenizer.load(directory)
+    (cut,) = tokenizer.encode(["good good good"], max_length=4)
+    np.testing.assert_array_equal(cut.ids, [2, 5, 5, 3])
+    assert cut.truncated
+    (whole,) = tokenizer.encode(["good good good"])
+    assert (len(whole.ids), whole.truncated) == (5, False)
+
+
+def test_pairs(directory: Path) -> None:
+    (pair,) = Tokenizer.load(directory).encode(["good film"], ["bad"])
+    np.testing.assert_array_equal(pair.ids, [2, 5, 7, 3, 6, 3])
+    np.testing.assert_array_equal(pair.type_ids, [0, 0, 0, 0, 1, 1])
+
+
+def test_vocabulary_alone_gives_the_same_ids(directory: Path, tmp_path: Path) -> None:
+    older = tmp_path / "older"
+    older.mkdir()
+    (older / "vocab.txt").write_text("\n".join(WORDS) + "\n")
+    (older / "config.json").write_text('{"model_type": "bert"}')
+    texts = ["Good films!", "unknown, bad"]
+    expected = [e.ids.tolist() for e in Tokenizer.load(directory).encode(texts)]
+    assert [e.ids.tolist() for e in Tokenizer.load(older).encode(texts)] == expected
+
+
+def test_save_then_load(directory: Path, tmp_path: Path) -> None:
+    (directory / "tokenizer_config.json").write_text('{"model_max_length": 32}')
+    tokenizer = Tokenizer.load(directory)
+    copy = tmp_path / "copy"
+    tokenizer.encode(["good"], max_length=3)  # leaves its truncation behind in the backend
+    tokenizer.save(copy)
+    assert sorted(path.name for path in copy.iterdir()) == [
+        "tokenizer.json",
+        "tokenizer_config.json",
+    ]
+    again = Tokenizer.load(copy)
+    text = ["good bad films ! ! !"]
+    assert again.encode(text)[0].ids.tolist() == tokenizer.encode(text)[0].ids.tolist()
+    tokenizer.save(directory)  # onto itself: nothing to copy, nothing lost
+    assert (directory / "tokenizer.json").stat().st_size > 0
+
+
+def test_refusals(directory: Path, tmp_path: Path) -> None:
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    with pytest.raises(FileNotFoundError, match=r"expected a tokenizer in .*empty.*copy"):
+        Tokenizer.load(empty)
+    with pytest.raises(FileNotFoundError, match="is not one"):
+        Tokenizer.load(tmp_path / "absent")
+    whole = (directory / "tokenizer.json").read_text()
+    (empty / "tokenizer.json").write_text(whole[: len(whole) // 2])
+    with pytest.raises(ValueError, match=r"could not read it.*copy the file again"):
+        Tokenizer.load(empty)
+
+
+def test_refuses_what_is_not_text(directory: Path) -> None:
+    tokenizer = Tokenizer.load(directory)
+    with pytest.raises(TypeError, match="one string"):
+        tokenizer.encode("good")
+    with pytest.raises(TypeError, match=r"texts\[1\] to be a string, got int"):
+        tokenizer.encode(["good", 3])  # type: ignore[list-item]
+    with pytest.raises(ValueError, match=r"texts\[0\] to be Unicode"):
+        tokenizer.encode(["bad \udcff"])
