@@ -11,8 +11,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import jax
+import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 IGNORED_LABEL = -100
 """A label that takes no part in the loss."""
@@ -64,7 +65,7 @@ def check_mask(mask: Any, shape: Sequence[int], name: str = "attention_mask") ->
         raise ValueError(
             f"{name} must have the inputs' shape {list(shape)}, got {list(mask.shape)}"
         )
-    if isinstance(mask, jax.core.Tracer) or np.dtype(mask.dtype) == np.bool_:
+    if isinstance(mask, Tracer) or np.dtype(mask.dtype) == np.bool_:
         return
     values = np.asarray(mask)
     if not ((values == 0) | (values == 1)).all():
@@ -130,11 +131,11 @@ def check_labels(labels: Any, batch: int, num_labels: int, problem_type: str | N
             also=IGNORED_LABEL,
         )
         return
-    shapes = [(batch, num_labels)]
+    shapes: list[tuple[int, ...]] = [(batch, num_labels)]
     if kind == "regression" and num_labels == 1:
         shapes.append((batch,))
     _check_label_shape(labels, shapes, kind)
-    if isinstance(labels, jax.core.Tracer):
+    if isinstance(labels, Tracer):
         return
     values = np.asarray(labels).astype(np.float64)
     if not np.isfinite(values).all():
@@ -151,7 +152,7 @@ def _is_integer(array: Any) -> bool:
 
 
 def _is_floating(array: Any) -> bool:
-    return jax.numpy.issubdtype(array.dtype, np.floating)  # knows bfloat16, NumPy's does not
+    return jnp.issubdtype(array.dtype, np.floating)  # knows bfloat16, NumPy's does not
 
 
 def _check_integers(name: str, array: Any) -> None:
@@ -191,7 +192,7 @@ def _check_range(
     name: str, array: Any, low: int, high: int, hint: str, also: int | None = None
 ) -> None:
     """Values within [low, high], or equal to ``also``; no check of a tracer."""
-    if isinstance(array, jax.core.Tracer):
+    if isinstance(array, Tracer):
         return
     values = np.asarray(array)
     wrong = (values < low) | (values > high)

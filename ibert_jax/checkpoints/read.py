@@ -96,7 +96,7 @@ def read_checkpoint(
     model_type = str(raw.get("model_type", "ibert"))
     declared = keys.declared_head(raw.get("architectures"))
     if head is None:
-        head = declared if declared in keys.HEADS else "model"
+        head = declared if declared and declared in keys.HEADS else "model"
     found = _sort(entries, config, model_type, head, declared, problems)
     shift = config.pad_token_id + 1 if model_type == "bert" else 0
     tensors, missing_head = _read_parameters(found.parameters, config, head, shift, problems)

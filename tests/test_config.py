@@ -1,0 +1,233 @@
+"""The configuration: Hugging Face's files in and out, and what it refuses."""
+
+from __future__ import annotations
+
+import copy
+import json
+import pickle
+from pathlib import Path
+from typing import Any
+
+import pytest
+import transformers
+
+from ibert_jax.config import IBertConfig, QuantConfig
+
+SHARED = [
+    "vocab_size",
+    "hidden_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "intermediate_size",
+    "hidden_act",
+    "hidden_dropout_prob",
+    "attention_probs_dropout_prob",
+    "max_position_embeddings",
+    "type_vocab_size",
+    "initializer_range",
+    "layer_norm_eps",
+    "pad_token_id",
+    "bos_token_id",
+    "eos_token_id",
+    "quant_mode",
+    "force_dequant",
+    "num_labels",
+    "id2label",
+    "label2id",
+    "problem_type",
+    "output_attentions",
+    "output_hidden_states",
+    "return_dict",
+]
+
+
+def theirs(path: Path) -> Any:
+    return transformers.IBertConfig.from_pretrained(path)
+
+
+def test_defaults_are_those_of_hugging_face():
+    ours, reference = IBertConfig(), transformers.IBertConfig()
+    assert {name: getattr(ours, name) for name in SHARED} == {
+        name: getattr(reference, name) for name in SHARED
+    }
+    assert ours.position_embedding_type == "absolute"
+
+
+CHANGED = IBertConfig(
+    vocab_size=100,
+    hidden_size=24,
+    num_hidden_layers=3,
+    num_attention_heads=6,
+    intermediate_size=48,
+    hidden_dropout_prob=0.2,
+    attention_probs_dropout_prob=0.0,
+    max_position_embeddings=77,
+    type_vocab_size=1,
+    initializer_range=0.03,
+    layer_norm_eps=1e-5,
+    pad_token_id=3,
+    bos_token_id=None,
+    eos_token_id=[5, 6],
+    quant_mode=True,
+    force_dequant="gelu",
+    id2label={0: "no", 1: "yes", 2: "très"},
+    problem_type="multi_label_classification",
+    output_attentions=True,
+    output_hidden_states=True,
+    return_dict=False,
+    quantization=QuantConfig(momentum=-1, layernorm_migration=0.5),
+    extra={"note": "kept", "nested": {"a": [1, 2]}},
+)
+
+
+def test_a_file_we_write_is_read_by_hugging_face_and_by_us(tmp_path: Path):
+    path = tmp_path / "config.json"
+    CHANGED.save(path)
+    assert IBertConfig.from_json_file(path) == CHANGED
+    reference = theirs(tmp_path)
+    assert {name: getattr(reference, name) for name in SHARED} == {
+        name: getattr(CHANGED, name) for name in SHARED
+    }
+    assert reference.note == "kept"
+    assert [entry.name for entry in tmp_path.iterdir()] == ["config.json"]
+
+
+@pytest.mark.parametrize("labels", [{"num_labels": 4}, {"id2label": {0: "a", 1: "b", 2: "c"}}, {}])
+def test_a_file_of_hugging_face_is_read(tmp_path: Path, labels: dict[str, Any]):
+    reference = transformers.IBertConfig(hidden_size=36, problem_type="regression", **labels)
+    reference.save_pretrained(tmp_path)
+    ours = IBertConfig.from_json_file(tmp_path / "config.json")
+    assert ours.hidden_size == 36
+    assert ours.problem_type == "regression"
+    assert ours.id2label == reference.id2label
+    assert ours.num_labels == reference.num_labels
+
+
+def test_roberta_keeps_its_positions_and_bert_gains_the_rows_before_its_first():
+    roberta = IBertConfig.from_dict(transformers.RobertaConfig(vocab_size=9).to_dict())
+    assert (roberta.max_position_embeddings, roberta.max_sequence_length) == (512, 510)
+    bert = IBertConfig.from_dict(transformers.BertConfig(vocab_size=9).to_dict())
+    assert (bert.pad_token_id, bert.bos_token_id, bert.eos_token_id) == (0, None, None)
+    assert (bert.max_position_embeddings, bert.max_sequence_length) == (513, 512)
+    assert IBertConfig.from_dict(bert.to_dict()) == bert  # the second reading shifts nothing
+
+
+def test_what_describes_the_file_beside_it_is_not_carried_on():
+    config = IBertConfig.from_dict({"torch_dtype": "float16", "dtype": "bfloat16", "other": 1})
+    assert config.extra == {"other": 1}
+
+
+def test_checkpoints_trained_by_i_bert_get_its_scheme():
+    assert IBertConfig.from_dict({"quant_mode": True}).quantization.scheme == "reference"
+    assert IBertConfig.from_dict({"quant_mode": False}).quantization.scheme == "channel"
+    ours = {"quant_mode": True, "quantization": {"scheme": "channel"}}
+    assert IBertConfig.from_dict(ours).quantization.scheme == "channel"
+
+
+def test_replace_settles_labels():
+    named = IBertConfig(id2label={0: "a", 1: "b", 2: "c"})
+    assert named.label2id == {"a": 0, "b": 1, "c": 2}
+    assert named.replace(num_labels=3).id2label == named.id2label
+    assert named.replace(num_labels=2).id2label == {0: "LABEL_0", 1: "LABEL_1"}
+    assert named.replace(id2label={0: "x"}).num_labels == 1
+    assert named.replace(hidden_size=24).id2label == named.id2label
+    assert IBertConfig(num_labels=2, label2id={"b": 1, "a": 0}).id2label == {0: "a", 1: "b"}
+    changed = named.replace(quantization={"momentum": 0.5})
+    assert changed.quantization == QuantConfig(momentum=0.5)
+    with pytest.raises(TypeError, match="no settings named hiden_size"):
+        named.replace(hiden_size=3)
+
+
+def test_it_is_a_value():
+    twin = IBertConfig.from_dict(CHANGED.to_dict())
+    assert (twin, hash(twin)) == (CHANGED, hash(CHANGED))
+    assert pickle.loads(pickle.dumps(CHANGED)) == copy.deepcopy(CHANGED) == CHANGED
+    assert CHANGED.replace(extra={}) != CHANGED
+    with pytest.raises(TypeError, match=r"config\.replace"):
+        CHANGED.id2label[0] = "other"
+    with pytest.raises(TypeError, match=r"config\.replace"):
+        CHANGED.extra.update(x=1)
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ({"hidden_act": "relu"}, "hidden_act must be 'gelu'.*'relu'"),
+        ({"position_embedding_type": "relative_key"}, "must be 'absolute'"),
+        ({"force_dequant": "tanh"}, "force_dequant must be one of none, gelu, .*'tanh'"),
+        ({"problem_type": "ranking"}, "problem_type must be one of regression"),
+        ({"hidden_size": 10, "num_attention_heads": 3}, "multiple of num_attention_heads.*10.*3"),
+        ({"num_hidden_layers": -1}, "num_hidden_layers must be an integer at least 1, got -1"),
+        ({"vocab_size": 2.5}, "vocab_size must be an integer, got 2.5"),
+        ({"vocab_size": True}, "vocab_size must be an integer, got True"),
+        ({"hidden_dropout_prob": 1.5}, "between 0 and 1, got 1.5"),
+        ({"layer_norm_eps": float("nan")}, "layer_norm_eps must be a number at least 0, got nan"),
+        ({"pad_token_id": 40000}, "pad_token_id must be below vocab_size"),
+        ({"pad_token_id": None}, "pad_token_id must be an integer, got None"),
+        ({"max_position_embeddings": 2}, "at least pad_token_id \\+ 2 = 3, got 2"),
+        ({"num_labels": 3, "id2label": {0: "a"}}, "labels 0..2"),
+        ({"num_labels": "3"}, "num_labels must be an integer, got '3'"),
+        ({"id2label": {0: "a", 1: "a"}}, "its own name"),
+        ({"id2label": {"zero": "a"}}, "id2label must map"),
+        ({"id2label": ["a"]}, "id2label must map"),
+        ({"quant_mode": "yes"}, "quant_mode must be true or false"),
+        ({"extra": {"is_decoder": True}}, "is_decoder must be false"),
+    ],
+)
+def test_bad_settings_are_named(setting: dict[str, Any], message: str):
+    with pytest.raises(ValueError, match=f"IBertConfig: .*{message}"):
+        IBertConfig(**setting)
+
+
+def test_all_bad_settings_come_in_one_error():
+    with pytest.raises(ValueError, match=r"vocab_size.*hidden_act.*'tanh'"):
+        IBertConfig(vocab_size=0, hidden_act="tanh")
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"model_type": "gpt2"}, "model_type must be one of ibert, .*'gpt2'"),
+        ({"quantization": {"bits": 4}}, "unknown settings bits"),
+        ({"quantization": 8}, "quantization must be an object"),
+        ({"model_type": "bert", "max_position_embeddings": "x"}, "max_position_embeddings must be"),
+    ],
+)
+def test_bad_dicts_are_named(values: dict[str, Any], message: str):
+    with pytest.raises(ValueError, match=message):
+        IBertConfig.from_dict(values)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b'{"vocab_size": 3', "not valid JSON"),
+        (b"", "not valid JSON"),
+        (b'{"a": "\xff"}', "not valid JSON"),
+        (json.dumps([1]).encode(), "must hold a JSON object, got list"),
+    ],
+)
+def test_bad_files_are_named(tmp_path: Path, content: bytes, message: str):
+    path = tmp_path / "config.json"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=f"config.json.*{message}"):
+        IBertConfig.from_json_file(path)
+
+
+def test_a_missing_file_is_named(tmp_path: Path):
+    with pytest.raises(FileNotFoundError, match=r"config\.json does not exist"):
+        IBertConfig.from_json_file(tmp_path / "config.json")
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ({"scheme": "other"}, "scheme must be one of channel, reference"),
+        ({"weight_bits": 16}, "weight_bits must be an integer between 2 and 8, got 16"),
+        ({"momentum": 1.0}, "momentum"),
+        ({"value_migration": -0.1}, "value_migration must be a number between 0 and 1"),
+    ],
+)
+def test_bad_quantization_is_named(setting: dict[str, Any], message: str):
+    with pytest.raises(ValueError, match=f"QuantConfig: {message}"):
+        QuantConfig(**setting)
