@@ -57,7 +57,8 @@ class Entry:
 
     def read(self) -> np.ndarray:
         """The tensor as float32: exact from float16 and bfloat16, rounded from float64."""
-        return self.file.get_tensor(self.key).astype(np.float32)
+        with np.errstate(over="ignore"):  # the caller refuses infinities
+            return self.file.get_tensor(self.key).astype(np.float32)
 
 
 def open_weights(directory: Path, problems: list[str]) -> dict[str, Entry]:
@@ -137,5 +138,5 @@ def temporary_name(path: Path) -> Path:
 
 def write_tensors(path: Path, tensors: Mapping[str, np.ndarray], info: Mapping[str, str]) -> None:
     """Writes one safetensors file, in the order of the names."""
-    ordered = {name: np.ascontiguousarray(tensors[name]) for name in sorted(tensors)}
+    ordered = {name: np.asarray(tensors[name], order="C") for name in sorted(tensors)}
     save_file(ordered, path, metadata=dict(info))

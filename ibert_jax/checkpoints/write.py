@@ -73,11 +73,13 @@ def write_checkpoint(
 
 
 def _head_of(arrays: Mapping[str, np.ndarray]) -> str:
-    """The head whose leaves are among the names; "model" if there is none."""
-    for head, row in keys.HEADS.items():
-        if any(name.startswith(f"{leaf.name}.") for name in arrays for leaf in row.leaves):
-            return head
-    return "model"
+    """The head with most of its leaves among the names; "model" if there is none."""
+
+    def found(head: str) -> int:
+        leaves = [f"{leaf.name}." for leaf in keys.HEADS[head].leaves]
+        return sum(name.startswith(leaf) for name in arrays for leaf in leaves)
+
+    return max(keys.HEADS, key=found)
 
 
 def _parameter_problems(

@@ -1,0 +1,296 @@
+"""transformers is the oracle: it writes and we read, we write and it loads."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import pytest
+import safetensors.numpy
+import torch
+import transformers
+
+from ibert_jax.checkpoints import read_checkpoint, write_checkpoint
+from ibert_jax.config import IBertConfig
+
+SMALL: dict[str, Any] = {
+    "vocab_size": 50,
+    "hidden_size": 12,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 3,
+    "intermediate_size": 20,
+    "max_position_embeddings": 19,
+    "type_vocab_size": 2,
+    "num_labels": 3,
+}
+FAMILIES = {"ibert": "IBert", "roberta": "Roberta", "xlm-roberta": "XLMRoberta", "bert": "Bert"}
+
+
+def torch_model(family: str, task: str, **settings: Any) -> Any:
+    """A random model of Hugging Face; every parameter is nonzero, biases and padding rows too."""
+    config = getattr(transformers, f"{family}Config")(**{**SMALL, **settings})
+    torch.manual_seed(0)
+    model = getattr(transformers, f"{family}{task}")(config)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.normal_(0.0, 0.3)
+    return model.eval()
+
+
+def arrays(model: Any) -> dict[str, np.ndarray]:
+    return {name: tensor.numpy() for name, tensor in model.state_dict().items()}
+
+
+def load(task: str, directory: Path) -> Any:
+    """Hugging Face's I-BERT from a directory, which must hold each of its tensors and no other."""
+    model, info = getattr(transformers, f"IBert{task}").from_pretrained(
+        directory, output_loading_info=True
+    )
+    assert {kind: list(keys) for kind, keys in info.items() if keys} == {}
+    return model.eval()
+
+
+def assert_same(actual: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -> None:
+    assert actual.keys() == expected.keys()
+    for name, array in expected.items():
+        np.testing.assert_array_equal(actual[name], array, err_msg=name, strict=True)
+
+
+def forward(model: Any) -> np.ndarray:
+    """Logits, or pooled output, of two sentences, the second one padded on the right."""
+    pad = model.config.pad_token_id
+    ids = torch.tensor([[5, 6, 7, 8, 9], [10, 11, 12, pad, pad]])
+    with torch.no_grad():
+        out = model(ids, attention_mask=(ids != pad).long())
+    return (out.logits if "logits" in out else out.pooler_output).numpy()
+
+
+@pytest.mark.parametrize("task", ["Model", "ForSequenceClassification"])
+@pytest.mark.parametrize("model_type", FAMILIES)
+def test_every_family_becomes_an_i_bert_that_computes_the_same(
+    tmp_path: Path, model_type: str, task: str
+):
+    model = torch_model(FAMILIES[model_type], task)
+    model.save_pretrained(tmp_path / "theirs")
+    ours = read_checkpoint(tmp_path / "theirs")
+    assert (ours.missing_head, ours.unused, ours.ranges) == ((), (), {})
+    assert ours.head == {"Model": "model"}.get(task, "sequence_classification")
+
+    write_checkpoint(tmp_path / "ours", ours.config, ours.tensors)
+    again = read_checkpoint(tmp_path / "ours")
+    assert_same(again.tensors, ours.tensors)
+    assert again.config.replace(extra={}) == ours.config.replace(extra={})
+    np.testing.assert_allclose(
+        forward(load(task, tmp_path / "ours")), forward(model), rtol=0, atol=2e-6
+    )
+
+
+def test_names_and_bits_are_those_of_i_bert(tmp_path: Path):
+    model = torch_model("IBert", "ForSequenceClassification")
+    model.save_pretrained(tmp_path)
+    tensors = read_checkpoint(tmp_path).tensors
+    parameters = {name.removeprefix("ibert."): p for name, p in model.named_parameters()}
+    assert_same(tensors, {name: p.detach().numpy() for name, p in parameters.items()})
+
+
+def test_what_hugging_face_loads_and_saves_again_is_bit_identical(tmp_path: Path):
+    torch_model("IBert", "ForSequenceClassification").save_pretrained(tmp_path / "a")
+    ours = read_checkpoint(tmp_path / "a")
+    write_checkpoint(tmp_path / "b", ours.config, ours.tensors)
+    load("ForSequenceClassification", tmp_path / "b").save_pretrained(tmp_path / "c")
+    original, returned = (
+        safetensors.numpy.load_file(tmp_path / x / "model.safetensors") for x in "ac"
+    )
+    assert_same(returned, original)
+    assert json.loads((tmp_path / "b" / "config.json").read_text())["architectures"] == [
+        "IBertForSequenceClassification"
+    ]
+
+
+def test_bert_positions_move_below_unused_rows(tmp_path: Path):
+    model = torch_model("Bert", "Model", pad_token_id=2)
+    model.save_pretrained(tmp_path)
+    ours = read_checkpoint(tmp_path)
+    table = ours.tensors["embeddings.position_embeddings.weight"]
+    assert ours.config.max_position_embeddings == 19 + 3
+    np.testing.assert_array_equal(table[:3], 0)
+    np.testing.assert_array_equal(
+        table[3:], model.embeddings.position_embeddings.weight.detach().numpy()
+    )
+
+
+def test_bert_pooler_is_the_classifiers_first_half(tmp_path: Path):
+    model = torch_model("Bert", "ForSequenceClassification")
+    model.save_pretrained(tmp_path)
+    weights = arrays(model)
+    classifier = read_checkpoint(tmp_path, "sequence_classification")
+    np.testing.assert_array_equal(
+        classifier.tensors["classifier.dense.weight"], weights["bert.pooler.dense.weight"]
+    )
+    np.testing.assert_array_equal(
+        classifier.tensors["classifier.out_proj.bias"], weights["classifier.bias"]
+    )
+    plain = read_checkpoint(tmp_path, "model")
+    np.testing.assert_array_equal(
+        plain.tensors["pooler.dense.weight"], weights["bert.pooler.dense.weight"]
+    )
+    assert plain.unused == ("classifier.bias", "classifier.weight")
+
+
+CLASSIFIER = {
+    f"classifier.{name}"
+    for name in ("dense.weight", "dense.bias", "out_proj.weight", "out_proj.bias")
+}
+POOLER = {"pooler.dense.weight", "pooler.dense.bias"}
+OUT = {"classifier.out_proj.weight", "classifier.out_proj.bias"}
+
+
+@pytest.mark.parametrize(
+    ("family", "task", "head", "missing"),
+    [
+        ("Roberta", "Model", "sequence_classification", CLASSIFIER),
+        ("Roberta", "ForMaskedLM", "sequence_classification", CLASSIFIER),
+        ("Roberta", "ForMaskedLM", "model", POOLER),
+        ("Roberta", "ForSequenceClassification", "model", POOLER),
+        ("IBert", "ForTokenClassification", "sequence_classification", CLASSIFIER),
+        ("IBert", "ForMultipleChoice", "model", set()),
+        ("Bert", "Model", "sequence_classification", OUT),
+        ("Bert", "ForPreTraining", "sequence_classification", OUT),
+        ("Bert", "ForNextSentencePrediction", "model", set()),
+        # its classifier.weight has the shape but not the meaning of a sequence classifier's
+        ("Bert", "ForTokenClassification", "sequence_classification", CLASSIFIER),
+        ("Bert", "ForQuestionAnswering", "sequence_classification", CLASSIFIER),
+    ],
+)
+def test_other_heads_are_passed_over_and_the_missing_one_is_named(
+    tmp_path: Path, family: str, task: str, head: str, missing: set[str]
+):
+    model = torch_model(family, task)
+    model.save_pretrained(tmp_path)
+    ours = read_checkpoint(tmp_path, head)
+    assert set(ours.missing_head) == missing
+    head_modules = ("classifier", "lm_head", "cls", "qa_outputs", "pooler")
+    stored = safetensors.numpy.load_file(tmp_path / "model.safetensors")
+    heads = {key for key in stored if any(module in key for module in head_modules)}
+    assert len(ours.unused) == len(heads) - (4 if head[0] == "s" else 2) + len(missing)
+    assert set(ours.unused) <= heads
+
+
+def test_early_bert_names_and_constants(tmp_path: Path):
+    model = torch_model("Bert", "ForPreTraining")
+    model.save_pretrained(tmp_path)
+    expected = read_checkpoint(tmp_path).tensors
+    path = tmp_path / "model.safetensors"
+    stored: dict[str, np.ndarray] = {
+        key.replace("LayerNorm.weight", "LayerNorm.gamma").replace(
+            "LayerNorm.bias", "LayerNorm.beta"
+        ): array
+        for key, array in safetensors.numpy.load_file(path).items()
+    }
+    stored["bert.embeddings.position_ids"] = np.arange(19)[None]
+    safetensors.numpy.save_file(stored, path)
+    assert_same(read_checkpoint(tmp_path).tensors, expected)
+
+
+def test_shards(tmp_path: Path):
+    model = torch_model("Roberta", "ForSequenceClassification")
+    model.save_pretrained(tmp_path / "whole")
+    model.save_pretrained(tmp_path / "shards", max_shard_size="4KB")
+    assert len(list((tmp_path / "shards").glob("model-*.safetensors"))) > 2
+    assert_same(
+        read_checkpoint(tmp_path / "shards").tensors, read_checkpoint(tmp_path / "whole").tensors
+    )
+
+
+@pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16, np.float64])
+def test_other_float_types_become_float32(tmp_path: Path, dtype: Any):
+    torch_model("IBert", "Model").save_pretrained(tmp_path)
+    path = tmp_path / "model.safetensors"
+    stored = {key: a.astype(dtype) for key, a in safetensors.numpy.load_file(path).items()}
+    safetensors.numpy.save_file(stored, path)
+    tensors = read_checkpoint(tmp_path).tensors
+    assert_same(tensors, {key: stored[key].astype(np.float32) for key in tensors})
+
+
+def quantized_model() -> Any:
+    """An I-BERT whose ranges have seen two batches, by its own quantized training forward."""
+    model = torch_model("IBert", "ForSequenceClassification", quant_mode=True)
+    model.train()
+    with torch.no_grad():
+        for seed in range(2):
+            torch.manual_seed(seed)
+            model(torch.randint(3, 50, (4, 9)))
+    return model.eval()
+
+
+def test_ranges_of_a_quantized_i_bert_come_and_go(tmp_path: Path):
+    model = quantized_model()
+    model.save_pretrained(tmp_path / "theirs")
+    ours = read_checkpoint(tmp_path / "theirs")
+    assert ours.config.quant_mode
+    assert ours.config.quantization.scheme == "reference"
+    state = arrays(model)
+    calibrated = {
+        key.removeprefix("ibert.")
+        for key, array in state.items()
+        if key.endswith((".x_min", ".x_max")) and abs(array[0]) > 1.1e-5
+    }
+    assert len(calibrated) > 40
+    assert_same(ours.ranges, {key: state[f"ibert.{key}"] for key in calibrated})
+
+    write_checkpoint(tmp_path / "ours", ours.config, ours.tensors, ours.ranges)
+    assert not (tmp_path / "ours" / "ranges.safetensors").exists()
+    assert_same(read_checkpoint(tmp_path / "ours").ranges, ours.ranges)
+    back = load("ForSequenceClassification", tmp_path / "ours")
+    kept = {key for key in state if key.endswith((".x_min", ".x_max"))}
+    assert_same({k: v for k, v in arrays(back).items() if k in kept}, {k: state[k] for k in kept})
+    np.testing.assert_array_equal(forward(back), forward(model))  # the simulated quantized one
+
+
+def test_ranges_that_hugging_face_has_no_place_for(tmp_path: Path):
+    torch_model("IBert", "ForSequenceClassification").save_pretrained(tmp_path / "theirs")
+    ours = read_checkpoint(tmp_path / "theirs")
+    act = "encoder.layer.1.pre_output_act"
+    ranges = {
+        f"{act}.x_min": np.linspace(-3, -1, 12, dtype=np.float32),
+        f"{act}.x_max": np.linspace(1, 4, 12, dtype=np.float32),
+        "embeddings.output_activation.x_min": np.float32(-2),
+        "embeddings.output_activation.x_max": np.float32(2),
+        "encoder.layer.0.output.ln_input_act.x_min": np.zeros(1, np.float32),
+        "encoder.layer.0.output.ln_input_act.x_max": np.zeros(1, np.float32),
+        "classifier.tanh.x_max": np.ones(1, np.float32),
+    }
+    write_checkpoint(tmp_path / "ours", ours.config, ours.tensors, ranges)
+    again = read_checkpoint(tmp_path / "ours")
+    assert_same(again.ranges, {name: np.asarray(array) for name, array in ranges.items()})
+    state = arrays(load("ForSequenceClassification", tmp_path / "ours"))
+    assert [state[f"ibert.{act}.x_{end}"].tolist() for end in ("min", "max")] == [[-3], [4]]
+
+    # Ranges of a former save must not survive beside new weights.
+    write_checkpoint(tmp_path / "ours", ours.config, ours.tensors)
+    assert read_checkpoint(tmp_path / "ours").ranges == {}
+    assert sorted(p.name for p in (tmp_path / "ours").iterdir()) == [
+        "config.json",
+        "model.safetensors",
+    ]
+
+
+def test_a_model_without_pooler(tmp_path: Path):
+    torch_model("Roberta", "ForSequenceClassification").save_pretrained(tmp_path / "theirs")
+    ours = read_checkpoint(tmp_path / "theirs", "model")
+    write_checkpoint(tmp_path / "ours", ours.config, ours.tensors)
+    again = read_checkpoint(tmp_path / "ours")
+    assert_same(again.tensors, ours.tensors)
+    assert set(again.missing_head) == POOLER
+
+
+def test_config_overrides(tmp_path: Path):
+    torch_model("Roberta", "Model").save_pretrained(tmp_path)
+    overrides = {"num_labels": 5, "hidden_dropout_prob": 0.3, "quantization": {"momentum": -1}}
+    config = read_checkpoint(tmp_path, "sequence_classification", overrides).config
+    assert isinstance(config, IBertConfig)
+    assert (config.num_labels, config.hidden_dropout_prob) == (5, 0.3)
+    assert config.quantization.momentum == -1
