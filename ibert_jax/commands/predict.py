@@ -119,7 +119,9 @@ def _print_json(predictions: Iterable[Prediction], numbers: deque[int]) -> None:
 def _print_table(predictions: Iterable[Prediction], *, label_width: int) -> None:
     """Rows as they come: the columns' widths are known beforehand."""
     space = max(20, console.terminal_width() - label_width - 11)
-    print(f"{'label':<{label_width}}  {'score':>7}  sentence")
-    for prediction in predictions:
+    header = f"{'label':<{label_width}}  {'score':>7}  sentence"
+    for index, prediction in enumerate(predictions):
+        if index == 0:  # not before there is an answer: nothing may precede an error
+            print(header)
         text = console.shortened(prediction.text, space)
         print(f"{prediction.label:<{label_width}}  {prediction.score:>7.4f}  {text}")

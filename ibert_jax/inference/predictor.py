@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -9,7 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
+from flax import nnx
 
 from ibert_jax.inference.buckets import Batch, lengths_up_to, make_batches
 from ibert_jax.tokenizer import Encoding, Tokenizer
@@ -213,13 +216,26 @@ def load_classifier(directory: str | Path) -> Any:
 
         return IntegerModel.load(directory)
     if (directory / "config.json").is_file():
-        from ibert_jax.models import IBertForSequenceClassification
-
-        return IBertForSequenceClassification.from_pretrained(directory)
+        return _load_checkpoint(directory)
     raise FileNotFoundError(
         f"expected integer_model.json (a frozen model) or config.json (a checkpoint) in "
         f"{directory}, found neither; it is not a model directory or lost files in copying"
     )
+
+
+def _load_checkpoint(directory: Path) -> Any:
+    """A float or quantization-aware classifier whose head was trained."""
+    from ibert_jax.checkpoints.files import open_weights
+    from ibert_jax.models import IBertForSequenceClassification
+
+    problems: list[str] = []
+    names = open_weights(directory, problems)  # reads names alone, not the weights
+    if not problems and not any("classifier" in name for name in names):
+        raise ValueError(
+            f"expected a classifier in {directory}, got an encoder without a head, whose answers "
+            "would be random; train it first"
+        )
+    return IBertForSequenceClassification.from_pretrained(directory)
 
 
 def default_directory() -> Path:
@@ -245,26 +261,22 @@ def _usable_length(config: Any, max_length: int | None) -> int:
 
 
 def _compiled(program: Any) -> Callable[[np.ndarray, np.ndarray], Any]:
-    """A jitted function from input ids and mask, int32 [B, T] each, to logits float32 [B, labels].
-
-    Parameters travel as arguments, not as constants inside the compiled program.
-    """
-    import jax
-    from flax import nnx
-
+    """A function from input ids and mask, int32 [B, T] each, to logits float32 [B, labels]."""
     if isinstance(program, nnx.Module):
         graph, state = nnx.split(program)
+        return functools.partial(_model_logits, graph, state)
+    return functools.partial(_program_logits, program)
 
-        @jax.jit
-        def model_logits(state: Any, input_ids: Any, attention_mask: Any) -> Any:
-            model = nnx.merge(graph, state)
-            model.eval()
-            return model(input_ids, attention_mask=attention_mask).logits
 
-        return lambda ids, mask: model_logits(state, ids, mask)
+# Parameters are arguments, not constants of the compiled program, and jit's cache is shared by all
+# predictors: a second one for a model of the same shapes compiles nothing.
+@functools.partial(jax.jit, static_argnums=0)
+def _model_logits(graph: Any, state: Any, input_ids: Any, attention_mask: Any) -> Any:
+    model = nnx.merge(graph, state)
+    model.eval()
+    return model(input_ids, attention_mask=attention_mask).logits
 
-    @jax.jit
-    def program_logits(program: Any, input_ids: Any, attention_mask: Any) -> Any:
-        return program(input_ids, attention_mask=attention_mask).logits
 
-    return lambda ids, mask: program_logits(program, ids, mask)
+@jax.jit
+def _program_logits(program: Any, input_ids: Any, attention_mask: Any) -> Any:
+    return program(input_ids, attention_mask=attention_mask).logits

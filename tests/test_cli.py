@@ -1,0 +1,292 @@
+"""The command line as its users meet it: answers, files, pipes, and what it says to bad input."""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from flax import nnx
+from tokenizers import Tokenizer as Backend
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Whitespace
+from tokenizers.processors import TemplateProcessing
+
+import ibert_jax
+from ibert_jax.cli import build_parser, main
+from ibert_jax.config import IBertConfig
+from ibert_jax.models import IBertForSequenceClassification
+
+WORDS = ("[CLS]", "[PAD]", "[SEP]", "[UNK]", "good", "bad", "film", "very")
+SENTENCES = ("good film", "very bad film", "very very good", "film bad")
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory with a tiny random classifier and its tokenizer."""
+    directory = tmp_path_factory.mktemp("models") / "checkpoint"
+    config = IBertConfig(
+        vocab_size=len(WORDS),
+        hidden_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=64,
+        max_position_embeddings=34,
+        initializer_range=0.3,
+        id2label={0: "negative", 1: "positive"},
+    )
+    IBertForSequenceClassification(config, rngs=nnx.Rngs(0)).save_pretrained(directory)
+    backend = Backend(
+        WordLevel({word: index for index, word in enumerate(WORDS)}, unk_token="[UNK]")
+    )
+    backend.pre_tokenizer = Whitespace()
+    backend.post_processor = TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 0), ("[SEP]", 2)]
+    )
+    backend.save(str(directory / "tokenizer.json"))
+    return directory
+
+
+@pytest.fixture(scope="module")
+def answers(checkpoint: Path) -> list[dict[str, float]]:
+    """The probabilities of SENTENCES, computed one by one without batching or padding."""
+    model = IBertForSequenceClassification.from_pretrained(checkpoint)
+    model.eval()
+    rows = []
+    for sentence in SENTENCES:
+        ids = [0, *(WORDS.index(word) for word in sentence.split()), 2]
+        logits = model(np.asarray([ids], np.int32)).logits[0]
+        values = np.asarray(jax.nn.softmax(logits), np.float64)
+        rows.append(dict(zip(("negative", "positive"), values.tolist(), strict=True)))
+    return rows
+
+
+def _records(capsys: pytest.CaptureFixture[str]) -> list[dict]:
+    return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+
+
+def _fails(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> str:
+    """Run a command that must fail as a user error; returns its one line on standard error."""
+    assert main([str(argument) for argument in arguments]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("ibert-jax: error: ")
+    assert "Traceback" not in err
+    return err
+
+
+def _stdin(monkeypatch: pytest.MonkeyPatch, data: bytes) -> None:
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(data)))
+
+
+def test_predict_arguments_as_json(
+    checkpoint: Path, answers: list[dict[str, float]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["predict", "--model", str(checkpoint), "--json", *SENTENCES]) == 0
+    records = _records(capsys)
+    assert [record["text"] for record in records] == list(SENTENCES)
+    assert [record["line"] for record in records] == [1, 2, 3, 4]
+    for record, expected in zip(records, answers, strict=True):
+        assert record["probabilities"] == pytest.approx(expected, abs=1e-5)
+        assert record["label"] == max(expected, key=expected.__getitem__)
+        assert record["score"] == record["probabilities"][record["label"]]
+        assert record["truncated"] is False
+
+
+def test_predict_table(
+    checkpoint: Path, answers: list[dict[str, float]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["predict", "--model", str(checkpoint), "good film", "good\x1b[31m\tfilm"]) == 0
+    header, first, second = capsys.readouterr().out.splitlines()
+    label = max(answers[0], key=answers[0].__getitem__)
+    assert header.split() == ["label", "score", "sentence"]
+    assert first.split() == [label, f"{answers[0][label]:.4f}", "good", "film"]
+    assert second.endswith("good [31m film"), "control characters may not steer the terminal"
+
+
+def test_predict_file_and_standard_input_agree(
+    checkpoint: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    data = b"\xef\xbb\xbfgood film\r\n\n\xc3\xa9 \xe2\x80\xa8 bad\n"
+    (tmp_path / "file").write_bytes(data)
+    command = ["predict", "--model", str(checkpoint), "--json"]
+    assert main([*command, "--file", str(tmp_path / "file")]) == 0
+    from_file = _records(capsys)
+    assert [record["line"] for record in from_file] == [1, 3]
+    assert [record["text"] for record in from_file] == ["good film", "é \u2028 bad"]
+    _stdin(monkeypatch, data)
+    assert main(command) == 0
+    assert _records(capsys) == from_file
+
+
+def test_predict_says_what_it_cut(checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["predict", "--model", str(checkpoint), "--json", "good " * 40, "bad"]) == 0
+    out, err = capsys.readouterr()
+    assert [json.loads(line)["truncated"] for line in out.splitlines()] == [True, False]
+    assert "1 of 2 sentences were longer than 32 tokens" in err
+
+
+def test_eval(
+    checkpoint: Path,
+    answers: list[dict[str, float]],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    truth = ["positive", "negative", "positive", "negative"]
+    data = tmp_path / "dev.tsv"
+    rows = [f"{text}\t{label}\n" for text, label in zip(SENTENCES, truth, strict=True)]
+    data.write_text("sentence\tlabel\n" + "".join(rows))
+    right = sum(
+        max(row, key=row.__getitem__) == label for row, label in zip(answers, truth, strict=True)
+    )
+    other = tmp_path / "other"
+    shutil.copytree(checkpoint, other)
+    assert main(["eval", str(checkpoint), str(other), "--data", str(data), "--json"]) == 0
+    for record in _records(capsys):
+        assert (record["correct"], record["sentences"]) == (right, 4)
+        assert record["accuracy"] == right / 4
+        assert (record["difference"], record["other_answers"]) == (0, 0)
+    assert main(["eval", str(checkpoint), str(other), "--data", str(data)]) == 0
+    _, first, second = capsys.readouterr().out.splitlines()
+    assert first.split() == [str(checkpoint), f"{25 * right:.2f}%", f"{right}/4", "+0.00", "0"]
+    assert second.split()[0] == str(other)
+
+
+def test_bad_texts(
+    checkpoint: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    predict = ("predict", "--model", checkpoint)
+    empty = tmp_path / "empty"
+    empty.write_bytes(b"")
+    assert f"{empty} holds none" in _fails(capsys, *predict, "--file", empty)
+    latin = tmp_path / "latin"
+    latin.write_bytes(b"good film\ncaf\xe9\n")
+    assert f"line 2 of {latin}" in _fails(capsys, *predict, "--file", latin)
+    assert "does not exist" in _fails(capsys, *predict, "--file", tmp_path / "absent")
+    assert "is a folder" in _fails(capsys, *predict, "--file", tmp_path)
+    assert "empty argument (number 2)" in _fails(capsys, *predict, "good", " ")
+    assert "not UTF-8" in _fails(capsys, *predict, "caf\udce9")
+    assert "got both" in _fails(capsys, *predict, "good", "--file", empty)
+    _stdin(monkeypatch, b"")
+    assert "standard input holds none" in _fails(capsys, *predict)
+
+
+def test_bad_model_directories(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert "is not one" in _fails(capsys, "predict", "--model", tmp_path / "absent", "good")
+    for name in ("config.json", "model.safetensors", "tokenizer.json"):
+        broken = tmp_path / name.split(".")[0]
+        shutil.copytree(checkpoint, broken)
+        (broken / name).unlink()
+        message = _fails(capsys, "predict", "--model", broken, "good")
+        assert name in message
+        whole = (checkpoint / name).read_bytes()
+        (broken / name).write_bytes(whole[: len(whole) // 2])
+        assert name in _fails(capsys, "predict", "--model", broken, "good")
+
+
+def test_encoder_without_head_is_refused(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = IBertConfig.from_json_file(checkpoint / "config.json")
+    ibert_jax.IBertModel(config, rngs=nnx.Rngs(0)).save_pretrained(tmp_path)
+    shutil.copy(checkpoint / "tokenizer.json", tmp_path)
+    message = _fails(capsys, "predict", "--model", tmp_path, "good")
+    assert "an encoder without a head" in message
+
+
+def test_unknown_label(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = tmp_path / "dev.tsv"
+    data.write_text("sentence\tlabel\ngood\tpositive\nbad\tneutral\n")
+    assert "got 'neutral' in line 3" in _fails(capsys, "eval", checkpoint, "--data", data)
+
+
+def test_traceback_is_there_for_those_who_ask(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        main(["predict", "--traceback", "--model", str(tmp_path / "absent"), "good"])
+
+
+@pytest.mark.parametrize("arguments", [["predict", "--batch-size", "0"], [], ["nonsense"]])
+def test_wrong_usage(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(arguments)
+    assert stopped.value.code == 2
+    assert "usage: ibert-jax" in capsys.readouterr().err
+
+
+def test_every_command_explains_itself(capsys: pytest.CaptureFixture[str]) -> None:
+    (commands,) = [a for a in build_parser()._actions if a.dest == "command"]
+    assert commands.choices is not None
+    for name in commands.choices:
+        with pytest.raises(SystemExit) as stopped:
+            main([str(name), "--help"])
+        assert stopped.value.code == 0
+        assert f"examples:\n  ibert-jax {name}" in capsys.readouterr().out
+
+
+def _command(*arguments: str) -> list[str]:
+    return [sys.executable, "-m", "ibert_jax.cli", *arguments]
+
+
+def test_help_comes_at_once() -> None:
+    """The best of three, because the machine may be busy with something else."""
+    seconds = []
+    for _ in range(3):
+        started = time.perf_counter()
+        done = subprocess.run(_command("--help"), capture_output=True, text=True, check=True)
+        seconds.append(time.perf_counter() - started)
+        assert "predict" in done.stdout
+    assert min(seconds) < 1.0
+
+
+def test_import_loads_no_jax() -> None:
+    script = "import sys, ibert_jax; sys.exit('jax' in sys.modules or 'numpy' in sys.modules)"
+    subprocess.run([sys.executable, "-c", script], check=True)
+
+
+def test_a_closed_pipe_is_no_error(checkpoint: Path) -> None:
+    """`ibert-jax predict ... | head -1` ends quietly however much is left to say."""
+    with subprocess.Popen(
+        _command("predict", "--model", str(checkpoint), "--json"),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    ) as process:
+        assert process.stdin and process.stdout and process.stderr
+        process.stdin.write(b"good film\n" * 3000)  # answers of far more than a pipe holds
+        process.stdin.close()
+        assert json.loads(process.stdout.readline())["text"] == "good film"
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == 0
+
+
+def test_compile_cache(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What one run compiled lies on disk for the next."""
+    cache = tmp_path / "cache"
+    done = subprocess.run(
+        _command("predict", "--model", str(checkpoint), "--compile-cache", str(cache), "good"),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stderr == ""
+    assert list(cache.iterdir())
