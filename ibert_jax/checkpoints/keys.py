@@ -26,9 +26,8 @@ class Kind:
     Attributes:
       parameters: what is trained.
       ranges: running minimum and maximum of an activation, the state of quantization.
-      buffers: what the published implementation stores though every forward pass derives it anew
-        from the two others; not read, written as zeros, which is what it writes too before its
-        first quantized forward pass.
+      buffers: what the published implementation stores though it never uses it, or derives it anew
+        from the two others in every forward pass; not read, written as :func:`buffer_value`.
     """
 
     parameters: Mapping[str, Shape] = field(default_factory=dict)
@@ -47,6 +46,11 @@ EMBEDDING = Kind(
 )
 NORM = Kind(parameters={"weight": (0,), "bias": (0,)}, buffers={"shift": ()})
 ACT = Kind(ranges={"x_min": (), "x_max": ()}, buffers={"act_scaling_factor": ()})
+IDLE_ACT = Kind(buffers={"x_min": (), "x_max": (), "act_scaling_factor": ()})
+"""An activation range that is never used, or always 0..1 (the exponentials inside softmax)."""
+
+STATISTICS = (".x_min", ".x_max")
+"""How names of ranges end, ours included."""
 
 
 @dataclass(frozen=True)
@@ -65,9 +69,9 @@ EMBEDDINGS = (
     Leaf("embeddings.token_type_embeddings", EMBEDDING, ("type_vocab_size", H)),
     Leaf("embeddings.position_embeddings", EMBEDDING, ("max_position_embeddings", H)),
     Leaf("embeddings.embeddings_act1", ACT),
-    Leaf("embeddings.embeddings_act2", ACT),
+    Leaf("embeddings.embeddings_act2", IDLE_ACT),
     Leaf("embeddings.LayerNorm", NORM, (H,)),
-    Leaf("embeddings.LayerNorm.activation", ACT),
+    Leaf("embeddings.LayerNorm.activation", IDLE_ACT),
     Leaf("embeddings.output_activation", ACT),
 )
 
@@ -78,12 +82,12 @@ LAYER = (  # below encoder.layer.N.
     Leaf("attention.self.query_activation", ACT),
     Leaf("attention.self.key_activation", ACT),
     Leaf("attention.self.value_activation", ACT),
-    Leaf("attention.self.softmax.act", ACT),
+    Leaf("attention.self.softmax.act", IDLE_ACT),
     Leaf("attention.self.output_activation", ACT),
     Leaf("attention.output.dense", LINEAR, (H, H)),
     Leaf("attention.output.ln_input_act", ACT),
     Leaf("attention.output.LayerNorm", NORM, (H,)),
-    Leaf("attention.output.LayerNorm.activation", ACT),
+    Leaf("attention.output.LayerNorm.activation", IDLE_ACT),
     Leaf("attention.output.output_activation", ACT),
     Leaf("pre_intermediate_act", ACT),
     Leaf("intermediate.dense", LINEAR, (F, H)),
@@ -92,7 +96,7 @@ LAYER = (  # below encoder.layer.N.
     Leaf("output.dense", LINEAR, (H, F)),
     Leaf("output.ln_input_act", ACT),
     Leaf("output.LayerNorm", NORM, (H,)),
-    Leaf("output.LayerNorm.activation", ACT),
+    Leaf("output.LayerNorm.activation", IDLE_ACT),
     Leaf("output.output_activation", ACT),
 )
 
@@ -187,9 +191,17 @@ _UNTOUCHED = 1.1e-5
 """The published ranges begin at -1e-5 and 1e-5; below this they count as never calibrated."""
 
 
-def untouched(name: str) -> float:
-    """What the published implementation stores for a range that was never calibrated."""
-    return -1e-5 if name.endswith(".x_min") else 1e-5
+def buffer_value(name: str, calibrated: bool) -> float:
+    """What a buffer or range holds when we have nothing to put there.
+
+    Zeros, and the published first value of a range, as the published implementation itself stores
+    before its first quantized forward pass. In a calibrated model the exponentials inside softmax
+    get their range: row maximum subtracted, they lie in 0..1.
+    """
+    leaf, _, tensor = name.rpartition(".")
+    if calibrated and leaf.endswith(".softmax.act"):
+        return 1.0 if tensor == "x_max" else 0.0
+    return {"x_min": -1e-5, "x_max": 1e-5}.get(tensor, 0.0)
 
 
 def is_untouched(low: np.ndarray, high: np.ndarray) -> bool:

@@ -36,7 +36,8 @@ class Checkpoint:
       head: a key of ``keys.HEADS``.
       tensors: the parameters of backbone and head, exactly those of the model but
         ``missing_head``; matrices are [out, in] as in PyTorch.
-      ranges: calibrated activation ranges, name to array; empty for a float checkpoint.
+      ranges: calibrated activation ranges of the configured scheme, name to array; a range of a
+        whole tensor has shape []. Empty for a float checkpoint, and for one of another scheme.
       missing_head: parameters of the head that the directory lacks: initialize them and say so.
       unused: keys of other heads that were passed over.
     """
@@ -100,7 +101,11 @@ def read_checkpoint(
     found = _sort(entries, config, model_type, head, declared, problems)
     shift = config.pad_token_id + 1 if model_type == "bert" else 0
     tensors, missing_head = _read_parameters(found.parameters, config, head, shift, problems)
-    ranges = _read_ranges(directory, found.ranges, problems)
+    ranges = _read_own_ranges(directory, config.quantization.scheme, problems)
+    if ranges is None:
+        ranges = _read_published_ranges(found.ranges, problems)
+        if config.quantization.scheme != "reference":
+            ranges = {}  # one range per tensor says too little about channels
     if problems:
         raise CheckpointError(directory, problems)
     return Checkpoint(config, head, tensors, ranges, missing_head, tuple(sorted(found.unused)))
@@ -191,39 +196,44 @@ def _read(entry: Entry, shape: tuple[int, ...] | None, problems: list[str]) -> n
     return None
 
 
-def _read_ranges(
-    directory: Path, entries: Mapping[str, Entry], problems: list[str]
+def _read_own_ranges(
+    directory: Path, scheme: str, problems: list[str]
+) -> dict[str, np.ndarray] | None:
+    """Those of ``ranges.safetensors``; None if there is none, or one of another scheme."""
+    path, weights = directory / RANGES_FILE, directory / WEIGHTS_FILE
+    if not path.is_file():
+        return None
+    entries = open_file(path, problems)
+    if not entries:
+        return None
+    info = metadata(path)
+    if not weights.is_file() or info.get("weights_sha256") != sha256(weights):
+        problems.append(
+            f"{RANGES_FILE} belongs to other weights than {WEIGHTS_FILE}; "
+            f"delete it and calibrate again"
+        )
+        return None
+    if info.get("scheme") != scheme:
+        return None
+    tensors = {name: _read(entry, None, problems) for name, entry in entries.items()}
+    return {name: tensor for name, tensor in tensors.items() if tensor is not None}
+
+
+def _read_published_ranges(
+    entries: Mapping[str, Entry], problems: list[str]
 ) -> dict[str, np.ndarray]:
-    """Ranges that were calibrated: the published buffers, then what ``ranges.safetensors`` adds."""
+    """Those in the published buffers, without the ones that were never calibrated."""
     ranges = {}
     for name, entry in entries.items():
         tensor = _read(entry, (1,), problems)
         if tensor is not None:
-            ranges[name] = tensor
-    for leaf in {name.rpartition(".")[0] for name in ranges}:
+            ranges[name] = tensor.reshape(())
+    for leaf in {name.rpartition(".")[0] for name in entries}:
         low, high = ranges.get(f"{leaf}.x_min"), ranges.get(f"{leaf}.x_max")
         if low is None or high is None:
             problems.append(f"{leaf} must have both x_min and x_max, got one of them")
         elif keys.is_untouched(low, high):
             del ranges[f"{leaf}.x_min"], ranges[f"{leaf}.x_max"]
         elif low > high:
-            problems.append(f"{leaf}.x_min is {low[0]}, above its x_max {high[0]}")
-    return ranges | _read_own_ranges(directory, problems)
-
-
-def _read_own_ranges(directory: Path, problems: list[str]) -> dict[str, np.ndarray]:
-    path = directory / RANGES_FILE
-    if not path.is_file():
-        return {}
-    entries = open_file(path, problems)
-    if not entries:
-        return {}
-    weights = directory / WEIGHTS_FILE
-    if not weights.is_file() or metadata(path).get("weights_sha256") != sha256(weights):
-        problems.append(
-            f"{RANGES_FILE} belongs to other weights than {WEIGHTS_FILE}; "
-            f"delete it and calibrate again"
-        )
-        return {}
-    tensors = {name: _read(entry, None, problems) for name, entry in entries.items()}
-    return {name: tensor for name, tensor in tensors.items() if tensor is not None}
+            problems.append(f"{leaf}.x_min is {low}, above its x_max {high}")
+    return ranges

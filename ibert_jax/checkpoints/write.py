@@ -23,24 +23,20 @@ from ibert_jax.config import IBertConfig
 
 
 def write_checkpoint(
-    directory: str | os.PathLike[str],
-    config: IBertConfig,
-    tensors: Mapping[str, Any],
-    ranges: Mapping[str, Any] | None = None,
+    directory: str | os.PathLike[str], config: IBertConfig, tensors: Mapping[str, Any]
 ) -> None:
-    """Writes ``config.json``, ``model.safetensors`` and, if needed, ``ranges.safetensors``.
+    """Writes ``config.json``, ``model.safetensors`` and, if calibrated, ``ranges.safetensors``.
 
     Each file appears complete or not at all. Hugging Face's class finds every tensor it looks for
-    and no other. Ranges that its buffers cannot hold as they are (those of a pooler or a head,
-    those of single channels) go to ``ranges.safetensors``, which only we read; its buffer then
-    gets the extremes.
+    and no other. ``ranges.safetensors`` holds the activation ranges as they are; only we read it.
+    The published buffers get their extremes, which is all they can hold.
 
     Args:
       directory: made if it does not exist; other files in it are left alone.
       config: the configuration.
-      tensors: float32 NumPy or JAX arrays by our names: the backbone and one head; the pooler may
-        be absent.
-      ranges: calibrated activation ranges, as :func:`read_checkpoint` returns them.
+      tensors: float32 NumPy or JAX arrays by our names: the backbone, one head (the pooler may be
+        absent) and activation ranges, whose names end in ``.x_min`` and ``.x_max``; a range whose
+        minimum exceeds its maximum was never observed and is left out.
 
     Raises:
       CheckpointError: names, shapes or dtypes other than the configuration's, or NaN; nothing is
@@ -48,26 +44,23 @@ def write_checkpoint(
     """
     directory = Path(directory)
     arrays = {name: np.asarray(tensor) for name, tensor in tensors.items()}
-    own_ranges = {name: np.asarray(tensor) for name, tensor in (ranges or {}).items()}
+    ranges = {name: arrays.pop(name) for name in list(arrays) if name.endswith(keys.STATISTICS)}
+    ranges = _observed(ranges)
     head = _head_of(arrays)
     problems = _parameter_problems(config, head, arrays)
-    for name, array in own_ranges.items():
+    for name, array in ranges.items():
         problems += _array_problems(name, array, None)
     if problems:
         raise CheckpointError(directory, problems)
 
-    published, rest = _split_ranges(config, own_ranges)
-    buffers = {
-        name: np.zeros(shape, np.float32) for name, shape in keys.published_buffers(config).items()
-    }
     heads_own = keys.head_parameters(config, head)
     prefix = keys.HEADS[head].prefix
     stored = {
         (name if name in heads_own else prefix + name): array
-        for name, array in (arrays | published | buffers).items()
+        for name, array in (arrays | _published(config, ranges)).items()
     }
     directory.mkdir(parents=True, exist_ok=True)
-    _write_files(directory, stored, rest)
+    _write_files(directory, stored, ranges, config.quantization.scheme)
     extra = {**config.extra, "architectures": [keys.HEADS[head].architecture]}
     config.replace(extra=extra).save(directory / CONFIG_FILE)
 
@@ -108,38 +101,46 @@ def _array_problems(name: str, array: np.ndarray, shape: tuple[int, ...] | None)
     return []
 
 
-def _split_ranges(
-    config: IBertConfig, ranges: Mapping[str, np.ndarray]
-) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-    """The published buffers, all of them, and the ranges that they cannot hold as they are."""
-    published = {
-        name: np.full(shape, keys.untouched(name), np.float32)
-        for name, shape in keys.published_ranges(config).items()
+def _observed(ranges: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The ranges without those that never saw a value (minimum above maximum)."""
+    empty = set()
+    for name, low in ranges.items():
+        leaf, _, tensor = name.rpartition(".")
+        high = ranges.get(f"{leaf}.x_max")
+        if tensor == "x_min" and high is not None and (low > high).any():
+            empty |= {f"{leaf}.x_min", f"{leaf}.x_max"}
+    return {name: array for name, array in ranges.items() if name not in empty}
+
+
+def _published(config: IBertConfig, ranges: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The buffers of the published implementation, with the extremes of our ranges."""
+    shapes = keys.published_ranges(config) | keys.published_buffers(config)
+    buffers = {
+        name: np.full(shape, keys.buffer_value(name, bool(ranges)), np.float32)
+        for name, shape in shapes.items()
     }
-    held = set()
-    for leaf in {name.rpartition(".")[0] for name in published}:
-        low, high = ranges.get(f"{leaf}.x_min"), ranges.get(f"{leaf}.x_max")
-        if low is None or high is None:
-            continue
-        published[f"{leaf}.x_min"] = low.min(keepdims=True).reshape(1)
-        published[f"{leaf}.x_max"] = high.max(keepdims=True).reshape(1)
-        if low.shape == high.shape == (1,) and not keys.is_untouched(low, high):
-            held |= {f"{leaf}.x_min", f"{leaf}.x_max"}
-    return published, {name: array for name, array in ranges.items() if name not in held}
+    for name in keys.published_ranges(config).keys() & ranges.keys():
+        extreme = np.min if name.endswith(".x_min") else np.max
+        buffers[name] = extreme(ranges[name]).reshape(1)
+    return buffers
 
 
 def _write_files(
-    directory: Path, stored: Mapping[str, np.ndarray], rest: Mapping[str, np.ndarray]
+    directory: Path,
+    stored: Mapping[str, np.ndarray],
+    ranges: Mapping[str, np.ndarray],
+    scheme: str,
 ) -> None:
     weights, own_ranges = directory / WEIGHTS_FILE, directory / RANGES_FILE
     new_weights, new_ranges = temporary_name(weights), temporary_name(own_ranges)
     try:
         write_tensors(new_weights, stored, {"format": "pt"})  # Hugging Face insists on "pt"
-        if rest:
-            write_tensors(new_ranges, rest, {"weights_sha256": sha256(new_weights)})
-        own_ranges.unlink(missing_ok=True)
+        if ranges:
+            info = {"weights_sha256": sha256(new_weights), "scheme": scheme}
+            write_tensors(new_ranges, ranges, info)
+        own_ranges.unlink(missing_ok=True)  # never beside weights that are not its own
         new_weights.replace(weights)
-        if rest:
+        if ranges:
             new_ranges.replace(own_ranges)
     finally:
         new_weights.unlink(missing_ok=True)

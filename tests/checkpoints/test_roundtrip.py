@@ -232,50 +232,84 @@ def test_ranges_of_a_quantized_i_bert_come_and_go(tmp_path: Path):
     ours = read_checkpoint(tmp_path / "theirs")
     assert ours.config.quant_mode
     assert ours.config.quantization.scheme == "reference"
-    state = arrays(model)
+    state = {key.removeprefix("ibert."): array for key, array in arrays(model).items()}
     calibrated = {
-        key.removeprefix("ibert.")
+        key
         for key, array in state.items()
         if key.endswith((".x_min", ".x_max")) and abs(array[0]) > 1.1e-5
     }
-    assert len(calibrated) > 40
-    assert_same(ours.ranges, {key: state[f"ibert.{key}"] for key in calibrated})
+    softmax = {key for key in calibrated if ".softmax.act." in key}  # always 0..1
+    assert (len(calibrated), len(softmax)) == (2 * 26, 2 * 2)
+    assert_same(ours.ranges, {key: state[key].reshape(()) for key in calibrated - softmax})
 
-    write_checkpoint(tmp_path / "ours", ours.config, ours.tensors, ours.ranges)
-    assert not (tmp_path / "ours" / "ranges.safetensors").exists()
+    write_checkpoint(tmp_path / "ours", ours.config, {**ours.tensors, **ours.ranges})
     assert_same(read_checkpoint(tmp_path / "ours").ranges, ours.ranges)
     back = load("ForSequenceClassification", tmp_path / "ours")
-    kept = {key for key in state if key.endswith((".x_min", ".x_max"))}
-    assert_same({k: v for k, v in arrays(back).items() if k in kept}, {k: state[k] for k in kept})
-    np.testing.assert_array_equal(forward(back), forward(model))  # the simulated quantized one
+    returned = {key.removeprefix("ibert."): array for key, array in arrays(back).items()}
+    kept = {key for key in state if key.endswith((".x_min", ".x_max"))} - softmax
+    assert_same({key: returned[key] for key in kept}, {key: state[key] for key in kept})
+    # Their quantized forward pass on our file; without ranges it is off by far.
+    np.testing.assert_allclose(forward(back), forward(model), rtol=0, atol=1e-3)
 
 
-def test_ranges_that_hugging_face_has_no_place_for(tmp_path: Path):
+def test_ranges_per_tensor_are_none_for_the_channel_scheme(tmp_path: Path):
+    quantized_model().save_pretrained(tmp_path)
+    overrides = {"quantization": {"scheme": "channel"}}
+    assert read_checkpoint(tmp_path, config_overrides=overrides).ranges == {}
+
+
+ACT = "encoder.layer.1.pre_output_act"
+RANGES = {
+    f"{ACT}.x_min": np.linspace(-3, -1, 12, dtype=np.float32),
+    f"{ACT}.x_max": np.linspace(1, 4, 12, dtype=np.float32),
+    "embeddings.embeddings_act1.x_min": np.array(-2, np.float32),
+    "embeddings.embeddings_act1.x_max": np.array(2, np.float32),
+    "encoder.layer.0.output.ln_input_act.x_min": np.array(0, np.float32),
+    "encoder.layer.0.output.ln_input_act.x_max": np.array(0, np.float32),
+    "classifier.hidden_act.x_min": np.array(-1, np.float32),
+    "classifier.hidden_act.x_max": np.array(1, np.float32),
+}
+NEVER_OBSERVED = {
+    "embeddings.output_activation.x_min": np.full(12, np.inf, np.float32),
+    "embeddings.output_activation.x_max": np.full(12, -np.inf, np.float32),
+}
+
+
+@pytest.fixture
+def calibrated(tmp_path: Path) -> Path:
+    """A checkpoint of ours with ranges that the published buffers cannot hold."""
     torch_model("IBert", "ForSequenceClassification").save_pretrained(tmp_path / "theirs")
     ours = read_checkpoint(tmp_path / "theirs")
-    act = "encoder.layer.1.pre_output_act"
-    ranges = {
-        f"{act}.x_min": np.linspace(-3, -1, 12, dtype=np.float32),
-        f"{act}.x_max": np.linspace(1, 4, 12, dtype=np.float32),
-        "embeddings.output_activation.x_min": np.float32(-2),
-        "embeddings.output_activation.x_max": np.float32(2),
-        "encoder.layer.0.output.ln_input_act.x_min": np.zeros(1, np.float32),
-        "encoder.layer.0.output.ln_input_act.x_max": np.zeros(1, np.float32),
-        "classifier.tanh.x_max": np.ones(1, np.float32),
-    }
-    write_checkpoint(tmp_path / "ours", ours.config, ours.tensors, ranges)
-    again = read_checkpoint(tmp_path / "ours")
-    assert_same(again.ranges, {name: np.asarray(array) for name, array in ranges.items()})
-    state = arrays(load("ForSequenceClassification", tmp_path / "ours"))
-    assert [state[f"ibert.{act}.x_{end}"].tolist() for end in ("min", "max")] == [[-3], [4]]
+    write_checkpoint(tmp_path / "ours", ours.config, {**ours.tensors, **RANGES, **NEVER_OBSERVED})
+    return tmp_path / "ours"
 
-    # Ranges of a former save must not survive beside new weights.
-    write_checkpoint(tmp_path / "ours", ours.config, ours.tensors)
-    assert read_checkpoint(tmp_path / "ours").ranges == {}
-    assert sorted(p.name for p in (tmp_path / "ours").iterdir()) == [
-        "config.json",
-        "model.safetensors",
-    ]
+
+def test_our_ranges_return_as_they_were(calibrated: Path):
+    assert_same(read_checkpoint(calibrated).ranges, RANGES)
+
+
+def test_hugging_face_gets_the_extremes_of_our_ranges(calibrated: Path):
+    state = arrays(load("ForSequenceClassification", calibrated))
+
+    def stored(leaf: str) -> list[float]:
+        return [state[f"ibert.{leaf}.x_{end}"].item() for end in ("min", "max")]
+
+    assert stored(ACT) == [-3, 4]
+    assert stored("embeddings.embeddings_act1") == [-2, 2]
+    assert stored("encoder.layer.0.attention.self.softmax.act") == [0, 1]
+    assert stored("embeddings.output_activation") == pytest.approx([-1e-5, 1e-5])
+    overrides = {"quantization": {"scheme": "reference"}}
+    ranges = read_checkpoint(calibrated, config_overrides=overrides).ranges
+    assert ranges[f"{ACT}.x_max"] == 4
+    assert "classifier.hidden_act.x_max" not in ranges
+
+
+def test_ranges_of_a_former_save_do_not_survive_beside_new_weights(calibrated: Path):
+    ours = read_checkpoint(calibrated)
+    write_checkpoint(calibrated, ours.config, ours.tensors)
+    assert read_checkpoint(calibrated).ranges == {}
+    names = sorted(path.name for path in calibrated.iterdir())
+    assert names == ["config.json", "model.safetensors"]
 
 
 def test_a_model_without_pooler(tmp_path: Path):
