@@ -77,7 +77,7 @@ def is_float_type(name: str) -> bool:
 
 
 CONTRACTIONS = frozenset(
-    ["dot_general", "stablehlo.dot_general", "dot", "dot_int8", "convolution",
+    ["dot_general", "stablehlo.dot_general", "dot", "dot_u8_s8", "convolution",
      "conv_general_dilated", "stablehlo.convolution"]
 )  # fmt: skip
 
@@ -96,7 +96,7 @@ _JAXPR = """
     stop_gradient
     all_gather all_to_all axis_index pbroadcast pmax pmin ppermute psum psum_invariant pvary
     addupdate empty get num_programs program_id swap
-    input output constant
+    input output constant dot_u8_s8
 """
 
 _STABLEHLO = """

@@ -1,0 +1,118 @@
+"""What an interval analysis takes on trust (`Contract`) and what it reports (`OverflowProof`)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ibert_jax.proof.interval import Interval, between, bits_needed, bits_of, type_range
+
+
+@dataclass(frozen=True)
+class Contract:
+    """What a jitted function of this `name` promises, where ranges alone cannot show it.
+
+    domain: for each operand the range it must lie in; None for any.
+    result: ranges of the operands -> ranges of the results, in order; see `always`.
+    reason: the lemma, in a sentence, for the report.
+    """
+
+    name: str
+    domain: tuple[tuple[int, int] | None, ...]
+    result: Callable[..., Sequence[Interval]]
+    reason: str
+
+
+def always(*ranges: tuple[int, int]) -> Callable[..., Sequence[Interval]]:
+    """A contract's result that does not depend on the operands."""
+    return lambda *_: [between(np.asarray(lo), np.asarray(hi)) for lo, hi in ranges]
+
+
+@dataclass(frozen=True)
+class Step:
+    """An integer result: the range proved for it, and the bits that its type has to spare."""
+
+    operation: str
+    where: str
+    dtype: str
+    lo: int
+    hi: int
+
+    @property
+    def bits(self) -> int:
+        """The fewest bits that hold the range."""
+        return bits_needed(self.lo, self.hi)
+
+    @property
+    def spare(self) -> int:
+        """Bits of the type beyond those that the range takes; negative if it does not fit."""
+        signed = type_range(self.dtype)[0] < 0
+        magnitude = max((-self.lo - 1).bit_length() if self.lo < 0 else 0,
+                        self.hi.bit_length() if self.hi > 0 else 0)  # fmt: skip
+        sign = 1 if signed or self.lo < 0 else 0
+        spare = bits_of(self.dtype) - magnitude - sign
+        return min(spare, -1) if self.lo < 0 and not signed else spare
+
+
+@dataclass(frozen=True)
+class Problem:
+    """An operation that the analysis cannot prove, and why."""
+
+    operation: str
+    where: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.operation} at {self.where}: {self.reason}"
+
+
+@dataclass(frozen=True)
+class Clip:
+    """A saturation: the range that reaches it, the range it lets through, whether it may act."""
+
+    where: str
+    reached: tuple[int, int]
+    limits: tuple[int, int]
+
+    @property
+    def acts(self) -> bool:
+        """False if the ranges alone show that it never changes a value."""
+        return self.reached[0] < self.limits[0] or self.reached[1] > self.limits[1]
+
+
+@dataclass(frozen=True)
+class OverflowProof:
+    """The outcome of `analyze`: `ok`, or `problems` in program order.
+
+    steps: every integer operation's result, in program order.
+    clips: every call of `jnp.clip` and `lax.clamp`.
+    contracts: name -> how many calls rest on it.
+    results: the ranges of the program's outputs.
+    """
+
+    problems: tuple[Problem, ...]
+    steps: tuple[Step, ...]
+    clips: tuple[Clip, ...]
+    contracts: dict[str, int]
+    results: tuple[Interval, ...]
+
+    @property
+    def ok(self) -> bool:
+        """True if every result was shown to fit its type."""
+        return not self.problems
+
+    def tightest(self, count: int = 5) -> list[Step]:
+        """The steps with the fewest bits to spare among those of 32 bits."""
+        wide = [step for step in self.steps if bits_of(step.dtype) == 32]
+        return sorted(wide, key=lambda step: (step.spare, -max(-step.lo, step.hi)))[:count]
+
+    def __str__(self) -> str:
+        if self.problems:
+            return f"overflow not excluded: {self.problems[0]} ({len(self.problems)} problems)"
+        spare = min((step.spare for step in self.tightest(1)), default=32)
+        return (
+            f"no overflow: {len(self.steps)} integer results fit, at least {spare} bits to spare"
+            f" in 32, {sum(self.contracts.values())} kernels by contract"
+        )
