@@ -47,18 +47,11 @@ def clip_bits(x: jax.Array, bits: int) -> jax.Array:
     return jnp.clip(x, -(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
 
 
-def requantize(x: jax.Array, multiplier: Multiplier, bits: int, *, wide: bool) -> jax.Array:
-    """Round ``x * ratio + offset`` to ``bits``-wide integers, saturating.
-
-    Args:
-        x: int32 [..., C], any value.
-        multiplier: scalar or per-channel constants.
-        bits: output width, at most 21; int8 is returned for 8 bits and fewer, else int32.
-        wide: whether ``m`` has 31 bits (outputs above 16 bits need them) or 15 (half the
-            price; relative error 2^-15).
+def rescale(x: jax.Array, multiplier: Multiplier, *, wide: bool) -> jax.Array:
+    """``x * ratio + offset`` rounded to an int32, before any output clip: |result| < 2^30.
 
     Where ``pre`` is positive, ``x`` saturates before it is shifted left. The ratio is then at
-    least 1/4, so a saturated ``x`` gives at least 2^28, which the output clip takes anyway.
+    least 1/4, so a saturated ``x`` gives at least 2^28: more than any output width here.
     """
     m = align(multiplier.m, x.ndim)
     if multiplier.pre is not None:
@@ -66,6 +59,18 @@ def requantize(x: jax.Array, multiplier: Multiplier, bits: int, *, wide: bool) -
         limit = jnp.right_shift(jnp.int32(INT32_MAX), pre)
         x = jnp.clip(x, -limit, limit) << pre
     high = multiply_high_31(x, m) if wide else multiply_high_15(x, m)
-    rounded = (high + align(multiplier.offset, x.ndim)) >> align(multiplier.shift, x.ndim)
-    clipped = clip_bits(rounded, bits)
+    return (high + align(multiplier.offset, x.ndim)) >> align(multiplier.shift, x.ndim)
+
+
+def requantize(x: jax.Array, multiplier: Multiplier, bits: int, *, wide: bool) -> jax.Array:
+    """Round ``x * ratio + offset`` to ``bits``-wide integers, saturating.
+
+    Args:
+        x: int32 [..., C], any value.
+        multiplier: scalar or per-channel constants.
+        bits: output width, at most 22; int8 is returned for 8 bits and fewer, else int32.
+        wide: whether ``m`` has 31 bits (outputs above 16 bits need them) or 15 (half the
+            price; relative error 2^-15).
+    """
+    clipped = clip_bits(rescale(x, multiplier, wide=wide), bits)
     return clipped.astype(jnp.int8) if bits <= 8 else clipped

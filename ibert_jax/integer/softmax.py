@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from ibert_jax.integer.dyadic import Multiplier, requantize
+from ibert_jax.integer.dyadic import Multiplier, rescale
 from ibert_jax.integer.wide import multiply_high_15
 
 GRID_BITS = 11
@@ -18,7 +18,8 @@ EXP_LINEAR = 176186
 EXP_SQUARE = 45109
 """round(0.35815147 ln2^2 2^18), its quadratic one."""
 NUMERATOR_MAX = 255
-MASKED = -(2**31) + 1
+MASKED = -(2**30)
+"""Stands for an excluded key while the row's largest is sought; below every score."""
 
 
 def iexp(t: jax.Array) -> jax.Array:
@@ -63,8 +64,8 @@ def softmax_reference(
     powers = _row_powers(scores, mask, multiplier)
     total = jnp.maximum(jnp.sum(powers, axis=-1, keepdims=True, dtype=jnp.int32), 1)
     shift, reciprocal = _reciprocal(total)
-    # total < 2^(32 - shift): p <= 1 bounds the shifted product below 2^30 (see divide_by_sum).
-    share = multiply_high_15(_shift_left(powers, shift - 2), reciprocal)
+    # powers <= total < 2^(32 - shift), so the shifted powers stay below 2^30.
+    share = multiply_high_15(powers << (shift - 2), reciprocal)
     floored = jnp.minimum(share >> 20, 255)
     return floored.astype(jnp.uint8), jnp.full_like(total, 256)
 
@@ -88,9 +89,8 @@ def divide_by_row_sum(total: jax.Array, row_sum: jax.Array) -> jax.Array:
 
 def _row_powers(scores: jax.Array, mask: jax.Array, multiplier: Multiplier) -> jax.Array:
     kept = jnp.where(mask, scores, MASKED)
-    peak = jnp.max(kept, axis=-1, keepdims=True)
-    below = jnp.where(mask, scores - peak, 0)
-    exponent = jnp.clip(requantize(below, multiplier, 17, wide=False), LOWEST, 0)
+    below = kept - jnp.max(kept, axis=-1, keepdims=True)
+    exponent = jnp.clip(rescale(below, multiplier, wide=False), LOWEST, 0)
     return jnp.where(mask, iexp(exponent), 0)
 
 
@@ -103,7 +103,3 @@ def _reciprocal(n: jax.Array) -> tuple[jax.Array, jax.Array]:
     top = lax.shift_right_logical(n << shift, jnp.full_like(n, 16))  # in [2^15, 2^16)
     reciprocal = jnp.minimum((2**30 + (top >> 1)) // top, 2**15 - 1)
     return shift, reciprocal
-
-
-def _shift_left(x: jax.Array, amount: jax.Array) -> jax.Array:
-    return x << amount

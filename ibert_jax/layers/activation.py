@@ -1,32 +1,134 @@
-"""QuantAct: where activations get their ranges and their few bits."""
+"""QuantAct: where activations get their ranges and their few bits (Kim et al., section 3.6)."""
 
 from __future__ import annotations
 
+import dataclasses
+import functools
+import operator
+from collections.abc import Iterable
+
 import jax
+import jax.numpy as jnp
+import numpy as np
 
-from ibert_jax.layers.leaf import Leaf
-from ibert_jax.quantize.ranges import empty_bounds, moving_bounds, observed_bounds
+
+from ibert_jax.integer.dyadic import Multiplier, clip_bits, requantize
+from ibert_jax.layers.leaf import ObservingLeaf
+from ibert_jax.layers.linear import QuantLinear
+from ibert_jax.quantize.calibration import balanced_exponents
+from ibert_jax.quantize.constants import multiplier, power_of_two, scale_of_range
+from ibert_jax.quantize.ranges import RangeStatistic
 from ibert_jax.quantize.schemes import ActivationFormat
+from ibert_jax.quantize.straight_through import straight_through
+from ibert_jax.quantize.tensor import QuantizedTensor, dequantize, value_of
+
+WIDEST_NARROW = 16
+"""Outputs of more bits than this are requantized with 31-bit multipliers."""
+QUIETEST_CHANNEL = 2.0**-6
+"""A channel's range counts for at least this share of the widest: a channel that calibration
+found silent must not saturate at the first sentence that makes it speak."""
 
 
-class QuantAct(Leaf):
-    """Adds its operands and quantizes the sum to the range it has observed."""
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class IntegerAct:
+    """The frozen activation: each operand requantized to the output's scale, then added.
 
-    def __init__(self, form: ActivationFormat, channels: int, momentum: float = 0.95) -> None:
-        super().__init__()
-        self.bits = form.bits
-        self.granularity = form.granularity
-        self.momentum = momentum
-        if form.bits is not None:
-            shape = () if form.granularity == "tensor" else (channels,)
-            self.x_min, self.x_max = empty_bounds(shape)
+    Attributes:
+        multipliers: one per operand.
+        bits: output width.
+    """
+
+    multipliers: tuple[Multiplier, ...]
+    bits: int = dataclasses.field(metadata={"static": True})
 
     def __call__(self, *operands: jax.Array) -> jax.Array:
-        total = operands[0]
-        for operand in operands[1:]:
-            total = total + operand
-        if self.bits is not None and self.observing:
-            old = self.x_min[...], self.x_max[...]
-            new = observed_bounds(jax.lax.stop_gradient(total), old[0].shape)
-            self.x_min[...], self.x_max[...] = moving_bounds(old, new, self.momentum)
-        return total
+        """int32 or int8 [..., C] each -> int8 [..., C] for 8 bits and fewer, else int32."""
+        wide = self.bits > WIDEST_NARROW
+        parts = [
+            requantize(q.astype(jnp.int32), m, self.bits if len(operands) == 1 else self.bits + 1, wide=wide)
+            for q, m in zip(operands, self.multipliers, strict=True)
+        ]
+        if len(parts) == 1:
+            return parts[0]
+        total = clip_bits(functools.reduce(operator.add, (p.astype(jnp.int32) for p in parts)), self.bits)
+        return total.astype(jnp.int8) if self.bits <= 8 else total
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class IntegerPass:
+    """A frozen activation that hands its operand on."""
+
+    def __call__(self, q: jax.Array) -> jax.Array:
+        return q
+
+
+def add(*values: jax.Array) -> jax.Array:
+    """The sum of float operands: what a ``QuantAct`` is, gradients included."""
+    return functools.reduce(operator.add, values)
+
+
+class QuantAct(ObservingLeaf):
+    """Adds its operands and quantizes the sum to the range it has observed.
+
+    Args:
+        form: width and granularity; see ``quantize.schemes``.
+        channels: C.
+        momentum: of the range's moving average; -1 for running minimum and maximum.
+
+    ``x_min``, ``x_max`` float32 scalar or [C]; for the granularity ``balanced`` also
+    ``channel_exponent`` float32 [C], whole numbers: channel c has 2^exponent[c] times the
+    tensor's scale.
+    """
+
+    def __init__(self, form: ActivationFormat, channels: int, momentum: float = 0.95) -> None:
+        self.form = form
+        super().__init__(() if form.granularity == "tensor" else (channels,), momentum)
+        if form.granularity == "balanced":
+            self.channel_exponent = RangeStatistic(jnp.zeros((channels,), jnp.float32))
+
+    def scale(self) -> jax.Array:
+        """The output's short scale, float32 scalar or [C], from the observed range."""
+        assert self.form.bits is not None
+        absolute = self.absolute_range()
+        if self.form.granularity == "tensor":
+            return scale_of_range(absolute, self.form.bits)
+        if self.form.granularity == "channel":
+            floor = jnp.max(absolute) * QUIETEST_CHANNEL
+            return scale_of_range(jnp.maximum(absolute, floor), self.form.bits)
+        exponent = self.channel_exponent[...].astype(jnp.int32)
+        tensor = jnp.max(absolute * power_of_two(-exponent))
+        return scale_of_range(tensor, self.form.bits) * power_of_two(exponent)
+
+    @property
+    def needed(self) -> bool:
+        return self.form.bits is not None
+
+    def balance_for(self, readers: Iterable[QuantLinear], migration: float) -> None:
+        """Choose the channel factors, if this activation has any, for the layers that read it."""
+        if self.form.granularity == "balanced":
+            weights = [np.asarray(reader.weight[...]) for reader in readers]
+            exponents = balanced_exponents(np.asarray(self.absolute_range()), weights, migration)
+            self.channel_exponent[...] = jnp.asarray(exponents)
+
+    def __call__(self, *operands: jax.Array | QuantizedTensor) -> jax.Array | QuantizedTensor:
+        """Tensors [..., C] -> their sum [..., C]."""
+        if self.form.bits is None:
+            self.record(IntegerPass())
+            (operand,) = operands
+            return operand
+        values = [value_of(x) for x in operands]
+        self.observe(add(*values))
+        if not self.quantized:
+            return add(*values)
+        tensors = [x for x in operands if isinstance(x, QuantizedTensor)]
+        scale, wide = self.scale(), self.form.bits > WIDEST_NARROW
+        integer = IntegerAct(
+            tuple(multiplier(x.scale, scale, wide=wide, offset=x.offset) for x in tensors),
+            self.form.bits,
+        )
+        q = self.record(integer)(*(x.q for x in tensors))
+        return QuantizedTensor(q, scale, straight_through(add, dequantize(q, scale), *values))
+
+

@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import jax
+import jax.numpy as jnp
 from jax import lax
 
+from ibert_jax.integer.matmul import dot_s8, dot_u8_s8
+from ibert_jax.integer.softmax import divide_by_row_sum
 from ibert_jax.layers.leaf import Leaf
+from ibert_jax.quantize.straight_through import straight_through
+from ibert_jax.quantize.tensor import QuantizedTensor, dequantize
+
+CONTEXT_FRACTION_BITS = 21
+_SCORES = (((3,), (3,)), ((0, 1), (0, 1)))
+_CONTEXT = (((3,), (2,)), ((0, 1), (0, 1)))
 
 
 def split_heads(x: jax.Array, heads: int) -> jax.Array:
@@ -20,6 +31,32 @@ def merge_heads(x: jax.Array) -> jax.Array:
     return x.transpose(0, 2, 1, 3).reshape(batch, length, heads * width)
 
 
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class IntegerScores:
+    """Frozen attention scores: no constants."""
+
+    heads: int = dataclasses.field(metadata={"static": True})
+
+    def __call__(self, query: jax.Array, key: jax.Array) -> jax.Array:
+        """int8 [B, T, H * D] twice -> int32 [B, H, T, T]."""
+        return dot_s8(split_heads(query, self.heads), split_heads(key, self.heads), _SCORES)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class IntegerContext:
+    """Frozen weighted mean of the values: no constants."""
+
+    heads: int = dataclasses.field(metadata={"static": True})
+
+    def __call__(self, weights: tuple[jax.Array, jax.Array], value: jax.Array) -> jax.Array:
+        """uint8 numerators, int32 row sums; int8 [B, T, H * D] -> int32 at 2^-21 value steps."""
+        numerators, row_sum = weights
+        total = dot_u8_s8(numerators, split_heads(value, self.heads), _CONTEXT)
+        return merge_heads(divide_by_row_sum(total, row_sum))
+
+
 class AttentionScores(Leaf):
     """query . key for every head (softmax divides by sqrt(D))."""
 
@@ -27,10 +64,20 @@ class AttentionScores(Leaf):
         super().__init__()
         self.heads = heads
 
-    def __call__(self, query: jax.Array, key: jax.Array) -> jax.Array:
+    def __call__(
+        self, query: jax.Array | QuantizedTensor, key: jax.Array | QuantizedTensor
+    ) -> jax.Array | QuantizedTensor:
         """query, key [B, T, H * D] -> scores [B, H, T, T]."""
+        if not isinstance(query, QuantizedTensor) or not isinstance(key, QuantizedTensor):
+            return self._float(query, key)
+        q = self.record(IntegerScores(self.heads))(query.q, key.q)
+        scale = query.scale * key.scale
+        value = straight_through(self._float, dequantize(q, scale), query.value, key.value)
+        return QuantizedTensor(q, scale, value)
+
+    def _float(self, query: jax.Array, key: jax.Array) -> jax.Array:
         q, k = split_heads(query, self.heads), split_heads(key, self.heads)
-        return lax.dot_general(q, k, (((3,), (3,)), ((0, 1), (0, 1))))
+        return lax.dot_general(q, k, _SCORES)
 
 
 class AttentionContext(Leaf):
@@ -40,8 +87,19 @@ class AttentionContext(Leaf):
         super().__init__()
         self.heads = heads
 
-    def __call__(self, probabilities: jax.Array, value: jax.Array) -> jax.Array:
-        """probabilities [B, H, T, T], value [B, T, H * D] -> [B, T, H * D]."""
-        v = split_heads(value, self.heads)
-        context = lax.dot_general(probabilities, v, (((3,), (2,)), ((0, 1), (0, 1))))
+    def __call__(
+        self, weights: jax.Array | QuantizedTensor, value: jax.Array | QuantizedTensor
+    ) -> jax.Array | QuantizedTensor:
+        """weights [B, H, T, T], value [B, T, H * D] -> [B, T, H * D]."""
+        if not isinstance(weights, QuantizedTensor) or not isinstance(value, QuantizedTensor):
+            return self._float(weights, value)
+        assert weights.row_sum is not None
+        q = self.record(IntegerContext(self.heads))((weights.q, weights.row_sum), value.q)
+        # Two short scales and a power of two: exact, dropout's scale included.
+        scale = weights.scale * value.scale * 2.0**-CONTEXT_FRACTION_BITS
+        result = straight_through(self._float, dequantize(q, scale), weights.value, value.value)
+        return QuantizedTensor(q, scale, result)
+
+    def _float(self, weights: jax.Array, value: jax.Array) -> jax.Array:
+        context = lax.dot_general(weights, split_heads(value, self.heads), _CONTEXT)
         return merge_heads(context)

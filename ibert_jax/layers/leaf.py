@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import jax
+import jax.numpy as jnp
 from flax import nnx
+
+from ibert_jax.quantize.ranges import empty_bounds, is_empty, moving_bounds, observed_bounds
 
 
 class Leaf(nnx.Module):
@@ -11,7 +17,7 @@ class Leaf(nnx.Module):
     A leaf lives in the float life or, once ``quantized``, in the quantization-aware life.
     There it builds its own integer leaf (the third life) from its current weights and ranges
     and calls that one: the integers of training are the integers of the frozen program
-    because they come out of the same object.
+    because the same object computes them.
 
     Attributes:
         quantized: False, float arrays in and out; True, quantized tensors in and out.
@@ -26,12 +32,43 @@ class Leaf(nnx.Module):
         self.observing = False
         self.deterministic = True
         self.recording = False
-        self.integer: nnx.Module | None = nnx.data(None)
+        self.integer: Any = nnx.data(None)
 
-    def record(self, integer: nnx.Module) -> None:
-        """Keep the integer leaf of this call where ``freeze`` will look for it."""
+    def record(self, integer: Any) -> Any:
+        """Keep the integer leaf of this call where ``freeze`` will look for it; return it."""
         if self.recording:
-            self.integer = integer
+            self.integer = nnx.data(integer)
+        return integer
+
+
+class ObservingLeaf(Leaf):
+    """A leaf with an activation range: ``x_min``, ``x_max`` float32, scalar or per channel [C]."""
+
+    def __init__(self, shape: tuple[int, ...], momentum: float) -> None:
+        super().__init__()
+        self.momentum = momentum
+        self.x_min, self.x_max = empty_bounds(shape)
+
+    def observe(self, value: jax.Array) -> None:
+        """Let the range follow ``value`` [..., C], if ``observing``."""
+        if self.observing:
+            old = self.x_min[...], self.x_max[...]
+            new = observed_bounds(jax.lax.stop_gradient(value), old[0].shape)
+            self.x_min[...], self.x_max[...] = moving_bounds(old, new, self.momentum)
+
+    def absolute_range(self) -> jax.Array:
+        """max(|x_min|, |x_max|), float32, of the range's shape; an empty range gives inf."""
+        return jnp.maximum(jnp.abs(self.x_min[...]), jnp.abs(self.x_max[...]))
+
+    @property
+    def needed(self) -> bool:
+        """Whether the quantized leaf uses its range at all."""
+        return True
+
+    @property
+    def calibrated(self) -> bool:
+        """Whether every part of the range has been observed (concrete arrays only)."""
+        return not is_empty(self.x_min[...], self.x_max[...])
 
 
 def set_life(model: nnx.Module, **attributes: bool) -> None:

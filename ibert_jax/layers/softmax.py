@@ -1,13 +1,20 @@
-"""Softmax."""
+"""Softmax of attention scores (Kim et al., section 3.4)."""
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import jax
 import jax.numpy as jnp
 
+from ibert_jax.integer.dyadic import Multiplier
+from ibert_jax.integer.softmax import GRID_BITS, softmax_numerators, softmax_reference
 from ibert_jax.layers.leaf import Leaf
+from ibert_jax.quantize.constants import multiplier
+from ibert_jax.quantize.numbers import python_number
+from ibert_jax.quantize.straight_through import straight_through
+from ibert_jax.quantize.tensor import QuantizedTensor, dequantize
 
 
 def masked_softmax(scores: jax.Array, mask: jax.Array) -> jax.Array:
@@ -22,12 +29,32 @@ def masked_softmax(scores: jax.Array, mask: jax.Array) -> jax.Array:
     return powers / jnp.maximum(jnp.sum(powers, axis=-1, keepdims=True), 1e-30)
 
 
+def scaled_softmax(scores: jax.Array, mask: jax.Array, width: jax.Array) -> jax.Array:
+    """Softmax of scores / sqrt(width)."""
+    return masked_softmax(scores / jnp.sqrt(width), mask)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class IntegerSoftmax:
+    """The frozen softmax: ``multiplier`` leads from the scores' scale to ln2 / 2^11."""
+
+    multiplier: Multiplier
+    published: bool = dataclasses.field(metadata={"static": True})
+
+    def __call__(self, scores: jax.Array, mask: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """int32 [B, H, T, T], bool [B, 1, 1, T] -> uint8 numerators, int32 sums [B, H, T, 1]."""
+        kernel = softmax_reference if self.published else softmax_numerators
+        return kernel(scores, mask, self.multiplier)
+
+
 class IntSoftmax(Leaf):
-    """Softmax of attention scores.
+    """Softmax of attention scores over sqrt(D).
 
     Args:
-        width: D, the channels of a head; the scores are divided by sqrt(D).
-        scheme: ``channel`` or ``reference``, whose integer softmax is the published one.
+        width: D, the channels of a head.
+        scheme: ``channel``, where the row sum is divided out after the matmul with the
+            values; or ``reference``, the published softmax, which floors each weight to 8 bits.
     """
 
     def __init__(self, width: int, scheme: str) -> None:
@@ -35,5 +62,21 @@ class IntSoftmax(Leaf):
         self.width = width
         self.scheme = scheme
 
-    def __call__(self, scores: jax.Array, mask: jax.Array) -> jax.Array:
-        return masked_softmax(scores / math.sqrt(self.width), mask)
+    def __call__(
+        self, scores: jax.Array | QuantizedTensor, mask: jax.Array
+    ) -> jax.Array | QuantizedTensor:
+        """Scores [B, H, T, T], mask bool [B, 1, 1, T] -> weights [B, H, T, T]."""
+        width = jnp.float32(self.width)
+        if not isinstance(scores, QuantizedTensor):
+            return scaled_softmax(scores, mask, width)
+        grid = python_number(2**GRID_BITS / (math.log(2) * math.sqrt(self.width)))
+        integer = IntegerSoftmax(
+            multiplier(scores.scale, jnp.float32(1), wide=False, factor=grid),
+            self.scheme == "reference",
+        )
+        q, row_sum = self.record(integer)(scores.q, mask)
+        scale = jnp.float32(1)
+        value = straight_through(
+            scaled_softmax, dequantize(q, scale, row_sum=row_sum), scores.value, mask, width
+        )
+        return QuantizedTensor(q, scale, value, row_sum=row_sum)

@@ -44,6 +44,7 @@ class IBertLayer(nnx.Module):
         forms, momentum = SCHEMES[config.quantization.scheme], config.quantization.momentum
         size = config.hidden_size
         self.narrow_residual = config.quantization.scheme == "reference"
+        self.migration = config.quantization.layernorm_migration
         self.input_act = QuantAct(forms["layer_input"], size, momentum)
         self.attention = IBertAttention(config, rngs=rngs)
         self.pre_intermediate_act = QuantAct(forms["intermediate_input"], size, momentum)
@@ -65,6 +66,14 @@ class IBertLayer(nnx.Module):
         residual = x if self.narrow_residual else attended
         x = self.pre_output_act(self.intermediate(x))
         return self.output(x, residual, rngs), weights
+
+    def balance(self) -> None:
+        """Choose the channel factors of the two matmul inputs that follow a LayerNorm."""
+        attention = self.attention.self
+        self.input_act.balance_for(
+            [attention.query, attention.key, attention.value], self.migration
+        )
+        self.pre_intermediate_act.balance_for([self.intermediate.dense], self.migration)
 
 
 class IBertEncoder(nnx.Module):

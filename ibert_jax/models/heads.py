@@ -6,8 +6,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
+from ibert_jax import checks
 from ibert_jax.config import IBertConfig
 from ibert_jax.layers.activation import QuantAct
 from ibert_jax.layers.dropout import Dropout
@@ -84,15 +86,10 @@ class IBertForSequenceClassification(IBertPreTrainedModel):
 
 def sequence_loss(config: IBertConfig, logits: jax.Array, labels: Any) -> jax.Array:
     """The loss by ``config.problem_type``, or as the reference infers it from the labels."""
+    labels = labels if isinstance(labels, jax.Array) else np.asarray(labels)
+    checks.check_labels(labels, logits.shape[0], config.num_labels, config.problem_type)
+    problem = checks.infer_problem_type(config.problem_type, config.num_labels, labels)
     labels = jnp.asarray(labels)
-    problem = config.problem_type
-    if problem is None:
-        integral = jnp.issubdtype(labels.dtype, jnp.integer)
-        problem = (
-            "regression" if config.num_labels == 1
-            else "single_label_classification" if integral
-            else "multi_label_classification"
-        )
     if problem == "regression":
         return mean_squared_error(logits.reshape(labels.shape), labels)
     if problem == "single_label_classification":

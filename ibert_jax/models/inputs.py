@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ibert_jax import checks
 from ibert_jax.config import IBertConfig
 from ibert_jax.models.embeddings import position_ids_from_input_ids
 
@@ -23,19 +24,32 @@ def encoder_inputs(
 
     Accepts NumPy and JAX arrays and nested lists, of any integer dtype.
     """
-    ids = as_int32(input_ids)
-    mask = jnp.ones(ids.shape, bool) if attention_mask is None else as_int32(attention_mask) != 0
-    types = jnp.zeros(ids.shape, jnp.int32) if token_type_ids is None else as_int32(token_type_ids)
-    positions = (
-        position_ids_from_input_ids(ids, config.pad_token_id)
-        if position_ids is None
-        else as_int32(position_ids)
+    ids, mask, types, positions = (
+        x if x is None or isinstance(x, jax.Array) else np.asarray(x)
+        for x in (input_ids, attention_mask, token_type_ids, position_ids)
     )
-    return ids, mask, types, positions
+    checks.check_one_input(ids, None)
+    checks.check_token_ids(ids, config.vocab_size)
+    checks.check_length(ids.shape[1], config.max_sequence_length)
+    ids = as_int32(ids)
+    if mask is None:
+        mask = jnp.ones(ids.shape, bool)
+    else:
+        checks.check_mask(mask, ids.shape)
+        mask = jnp.asarray(mask) if mask.dtype == bool else as_int32(mask) != 0
+    if types is None:
+        types = jnp.zeros(ids.shape, jnp.int32)
+    else:
+        checks.check_token_types(types, ids.shape, config.type_vocab_size)
+        types = jnp.broadcast_to(as_int32(types), ids.shape)
+    if positions is None:
+        return ids, mask, types, position_ids_from_input_ids(ids, config.pad_token_id)
+    checks.check_position_ids(positions, ids.shape, config.max_position_embeddings)
+    return ids, mask, types, jnp.broadcast_to(as_int32(positions), ids.shape)
 
 
 def as_int32(values: Any) -> jax.Array:
     """An int32 array of ``values``; Python and NumPy integers lose nothing on the way."""
-    return values.astype(jnp.int32) if isinstance(values, jax.Array) else jnp.asarray(
-        np.asarray(values).astype(np.int32)
-    )
+    if isinstance(values, jax.Array):
+        return values.astype(jnp.int32)
+    return jnp.asarray(np.asarray(values).astype(np.int32))

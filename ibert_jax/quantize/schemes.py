@@ -52,7 +52,7 @@ SCHEMES: dict[str, dict[str, ActivationFormat]] = {
         "intermediate_output": PASS,
         "output_input": ActivationFormat(8, "channel"),
         "layer_output": PASS,
-        "hidden_state": ActivationFormat(16, "channel"),
+        "hidden_state": ActivationFormat(16),
         "head_input": ActivationFormat(8, "channel"),
         "head_hidden": ActivationFormat(8),
     },

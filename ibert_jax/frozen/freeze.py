@@ -1,0 +1,67 @@
+"""From the quantization-aware life to the integer one."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from ibert_jax.frozen.program import IntegerModel
+from ibert_jax.integer.dyadic import Multiplier
+from ibert_jax.layers.leaf import ObservingLeaf, set_life
+from ibert_jax.models.pretrained import IBertPreTrainedModel
+from ibert_jax.quantize.tensor import QuantizedTensor
+
+
+def freeze(model: IBertPreTrainedModel) -> IntegerModel:
+    """The integer model of a calibrated one.
+
+    The quantization-aware forward pass runs once, and every leaf hands over the integer leaf
+    it computed with; the graph around them stays the same. ``model`` is not changed.
+
+    Raises:
+        ValueError: activation ranges that were never calibrated, by name.
+    """
+    missing = [
+        path
+        for path, leaf in model.leaves().items()
+        if isinstance(leaf, ObservingLeaf) and leaf.needed and not leaf.calibrated
+    ]
+    if missing:
+        shown = ", ".join(missing[:8]) + (f" and {len(missing) - 8} more" if missing[8:] else "")
+        raise ValueError(
+            f"{len(missing)} activation ranges were never calibrated ({shown}); call "
+            "ib.calibrate(model, batches) or train quantization-aware before freezing"
+        )
+    network = nnx.clone(model)
+    set_life(network, quantized=True, observing=False, deterministic=True, recording=True)
+    outputs = network(np.full((1, 2), model.config.bos_token_id or 0, np.int32))
+    scales = {
+        name: float(jax.device_get(tensor.scale))
+        for name in ("logits", "last_hidden_state", "pooler_output")
+        if isinstance(tensor := getattr(outputs, name, None), QuantizedTensor)
+    }
+    for path in model.leaves():
+        *parents, name = path.split(".")
+        parent: Any = network
+        for step in parents:
+            parent = parent[int(step)] if step.isdigit() else getattr(parent, step)
+        setattr(parent, name, nnx.data(settle(getattr(parent, name).integer)))
+    config = dataclasses.replace(model.config, quant_mode=True)
+    return IntegerModel.of(network, config, scales)
+
+
+def settle(leaf: Any) -> Any:
+    """An integer leaf as stored: real arrays, and no left shift where none shifts."""
+
+    def simplify(node: Any) -> Any:
+        if isinstance(node, Multiplier):
+            shifts = node.pre is not None and bool(np.any(np.asarray(node.pre)))
+            return node if shifts else dataclasses.replace(node, pre=None)
+        return jnp.asarray(node)
+
+    return jax.tree.map(simplify, leaf, is_leaf=lambda node: isinstance(node, Multiplier))

@@ -1,0 +1,34 @@
+"""i-GELU on a power-of-two grid."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+GRIDS = (7, 13)
+"""Inputs are integers at 2^-k, k from 7 (covering +-256) to 13 (covering +-4)."""
+FINEST = GRIDS[1]
+THRESHOLD = 20494
+"""round(1.769 * 1.4142 * 2^13): from here on erf is taken as 1."""
+CURVATURE = 18927
+"""round(0.2888 / 1.4142^2 * 2^17): erf(x / sqrt 2) = 1 - 0.1444 (2.5017 - min(|x|, 2.5017))^2."""
+
+
+def igelu(q: jax.Array, k: jax.Array) -> jax.Array:
+    """2^(k + 15) GELU(q / 2^k), by the published polynomial (Kim et al., eq. 8).
+
+    Args:
+        q: int32 [...], |q| <= 2^15.
+        k: int32 scalar, the grid, 7 to 13.
+
+    Returns:
+        int32 [...], |result| <= 2^30.
+
+    Widths: u <= 20494 so u^2 < 2^29; w = u^2 / 2^(2k - 13) < 2^16, w * 18927 < 2^30; 1 + erf
+    has 15 fractional bits. Maximum error 0.0182, RMS 0.0082 on [-4, 4].
+    """
+    threshold = (THRESHOLD + ((1 << (FINEST - k)) >> 1)) >> (FINEST - k)
+    u = threshold - jnp.minimum(jnp.abs(q), threshold)
+    w = (u * u + (1 << (2 * k - 14))) >> (2 * k - 13)
+    erf = 2**14 - ((w * CURVATURE + 2**15) >> 16)
+    return q * (2**14 + jnp.where(q < 0, -erf, erf))

@@ -1,0 +1,71 @@
+"""i-LayerNorm: rows of integers to zero mean and unit variance, in integers."""
+
+from __future__ import annotations
+
+import math
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from ibert_jax.integer.isqrt import isqrt
+
+INPUT_BITS = 20
+FRACTION_BITS = 14
+"""Results have 14 fractional bits."""
+MAX_CHANNELS = 4095
+"""A row of 20-bit integers must sum inside int32."""
+
+
+def normalize(x: jax.Array, eps_mantissa: jax.Array, eps_exponent: jax.Array) -> jax.Array:
+    """2^14 (x - mean) / sqrt(variance + eps) over the last axis.
+
+    Args:
+        x: int32 [..., C], 20 bits, C at most 4,095.
+        eps_mantissa, eps_exponent: int32 scalars; C eps in squared input steps is
+            ``eps_mantissa 2^eps_exponent``, mantissa 0 or in [2^30, 2^31), exponent <= 60.
+
+    Returns:
+        int32 [..., C], |result| <= 2^14 sqrt(C) (the lemma |y| <= ||y||), so below 2^20.
+
+    Each row gets its own shift, so that a quiet row keeps as many digits as a loud one:
+
+    * y = (x - mean) 2^s with s chosen to bring the row's largest |y| to 15 bits; the fraction
+      of the mean is carried into the new digits;
+    * sum y^2 needs 30 + log2 C bits, so each y^2 is first shifted right by ceil(log2 C) - 1,
+      rounding: the sum is below 2^31, and with eps (clipped below 2^31) inside uint32;
+    * the sum is normalized to [2^30, 2^32) by an even shift, its root r to [2^15, 2^16);
+    * y * (K / r) is the result up to a shift: 15 by 15.5 bits, inside int32.
+
+    A constant row is all zeros.
+    """
+    channels = x.shape[-1]
+    total = jnp.sum(x, axis=-1, keepdims=True, dtype=jnp.int32)
+    mean = total // channels
+    fraction = total - mean * channels  # in [0, C)
+    centred = x - mean
+    length = 32 - lax.clz(jnp.max(jnp.abs(centred), axis=-1, keepdims=True) + 1)
+    # eps must stay below 2^31 in the shifted row: 31 + exponent + 2 shift <= 31.
+    shift = jnp.maximum(jnp.minimum(15 - length, jnp.right_shift(-eps_exponent, 1)), -31)
+    left, right = jnp.maximum(shift, 0), jnp.maximum(-shift, 0)
+    y = ((centred << left) - (fraction << left) // channels) >> right
+
+    halvings = max(math.ceil(math.log2(channels)) - 1, 0)
+    half = (1 << halvings) >> 1
+    squares = jnp.sum((y * y + half) >> halvings, axis=-1, keepdims=True, dtype=jnp.int32)
+    eps_shift = jnp.clip(halvings - eps_exponent - 2 * shift, 0, 31)
+    eps = jnp.right_shift(eps_mantissa, eps_shift)
+    variance = squares.astype(jnp.uint32) + eps.astype(jnp.uint32)
+    variance = jnp.maximum(variance, jnp.uint32(1))
+
+    even = lax.clz(variance).astype(jnp.int32) & ~1
+    root = isqrt(variance << even.astype(jnp.uint32)).astype(jnp.int32)
+    factor = (numerator(channels) + (root >> 1)) // root
+    down = 16 - (even >> 1)
+    return (y * factor + ((1 << down) >> 1)) >> down
+
+
+def numerator(channels: int) -> int:
+    """round(2^30 sqrt(C / 2^halvings)), in [2^30, 2^30.5]: the constant over the root."""
+    halvings = max(math.ceil(math.log2(channels)) - 1, 0)
+    return math.isqrt((channels << 60) >> halvings)

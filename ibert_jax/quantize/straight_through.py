@@ -1,0 +1,43 @@
+"""The straight-through estimator: integers forward, the float operation's gradient backward."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def straight_through(
+    surrogate: Callable[..., jax.Array], value: jax.Array, *inputs: jax.Array
+) -> jax.Array:
+    """``value`` in the forward pass; in the backward pass the gradient of ``surrogate(*inputs)``.
+
+    Args:
+        surrogate: the operation in floats, differentiable; it must not close over arrays that
+            are being traced (hand those in as inputs).
+        value: what the integers stand for, of the shape that ``surrogate`` returns.
+        inputs: arrays; integer and bool ones get no gradient.
+    """
+    del surrogate, inputs
+    return value
+
+
+def _forward(
+    surrogate: Callable[..., jax.Array], value: jax.Array, *inputs: jax.Array
+) -> tuple[jax.Array, tuple[jax.Array, ...]]:
+    del surrogate
+    return value, inputs
+
+
+def _backward(
+    surrogate: Callable[..., jax.Array], inputs: tuple[jax.Array, ...], cotangent: jax.Array
+) -> tuple[Any, ...]:
+    _, pull_back = jax.vjp(surrogate, *inputs)
+    return (jnp.zeros_like(cotangent), *pull_back(cotangent))
+
+
+straight_through.defvjp(_forward, _backward)
