@@ -12,9 +12,9 @@ import sys
 from collections.abc import Sequence
 
 from ibert_jax import __version__
-from ibert_jax.commands import certify, demo, evaluate, freeze, options, predict
+from ibert_jax.commands import certify, demo, evaluate, freeze, options, predict, train
 
-_COMMANDS = (demo, predict, evaluate, freeze, certify)
+_COMMANDS = (demo, predict, train, evaluate, freeze, certify)
 
 
 def build_parser() -> argparse.ArgumentParser:

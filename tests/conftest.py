@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -36,3 +37,42 @@ def _no_network() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(socket.socket, "connect", refuse)
         yield
+
+
+WORDS = ("[CLS]", "[PAD]", "[SEP]", "[UNK]", "good", "bad", "film", "very")
+"""The vocabulary of `tiny_checkpoint`; the position is the id."""
+
+
+@pytest.fixture(scope="session")
+def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory with a tiny random classifier, float, and its tokenizer; not to be changed."""
+    from flax import nnx
+    from tokenizers import Tokenizer as Backend
+    from tokenizers.models import WordLevel
+    from tokenizers.pre_tokenizers import Whitespace
+    from tokenizers.processors import TemplateProcessing
+
+    from ibert_jax.config import IBertConfig
+    from ibert_jax.models import IBertForSequenceClassification
+
+    directory = tmp_path_factory.mktemp("tiny") / "checkpoint"
+    config = IBertConfig(
+        vocab_size=len(WORDS),
+        hidden_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=64,
+        max_position_embeddings=34,
+        initializer_range=0.3,
+        id2label={0: "negative", 1: "positive"},
+    )
+    IBertForSequenceClassification(config, rngs=nnx.Rngs(0)).save_pretrained(directory)
+    backend = Backend(
+        WordLevel({word: index for index, word in enumerate(WORDS)}, unk_token="[UNK]")
+    )
+    backend.pre_tokenizer = Whitespace()
+    backend.post_processor = TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 0), ("[SEP]", 2)]
+    )
+    backend.save(str(directory / "tokenizer.json"))
+    return directory

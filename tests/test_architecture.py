@@ -22,6 +22,7 @@ PACKAGE = Path(ibert_jax.__file__).parent
 ORDER = (
     "checks",
     "config",
+    "lines",
     "tokenizer",
     "checkpoints",
     "integer",

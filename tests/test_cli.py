@@ -14,50 +14,21 @@ import jax
 import numpy as np
 import pytest
 from flax import nnx
-from tokenizers import Tokenizer as Backend
-from tokenizers.models import WordLevel
-from tokenizers.pre_tokenizers import Whitespace
-from tokenizers.processors import TemplateProcessing
 
 import ibert_jax
 from ibert_jax.cli import build_parser, main
 from ibert_jax.config import IBertConfig
 from ibert_jax.models import IBertForSequenceClassification
 
-WORDS = ("[CLS]", "[PAD]", "[SEP]", "[UNK]", "good", "bad", "film", "very")
+from .conftest import WORDS
+
 SENTENCES = ("good film", "very bad film", "very very good", "film bad")
 
 
 @pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A directory with a tiny random classifier and its tokenizer."""
-    directory = tmp_path_factory.mktemp("models") / "checkpoint"
-    config = IBertConfig(
-        vocab_size=len(WORDS),
-        hidden_size=32,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        intermediate_size=64,
-        max_position_embeddings=34,
-        initializer_range=0.3,
-        id2label={0: "negative", 1: "positive"},
-    )
-    IBertForSequenceClassification(config, rngs=nnx.Rngs(0)).save_pretrained(directory)
-    backend = Backend(
-        WordLevel({word: index for index, word in enumerate(WORDS)}, unk_token="[UNK]")
-    )
-    backend.pre_tokenizer = Whitespace()
-    backend.post_processor = TemplateProcessing(
-        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 0), ("[SEP]", 2)]
-    )
-    backend.save(str(directory / "tokenizer.json"))
-    return directory
-
-
-@pytest.fixture(scope="module")
-def answers(checkpoint: Path) -> list[dict[str, float]]:
+def answers(tiny_checkpoint: Path) -> list[dict[str, float]]:
     """The probabilities of SENTENCES, computed one by one without batching or padding."""
-    model = IBertForSequenceClassification.from_pretrained(checkpoint)
+    model = IBertForSequenceClassification.from_pretrained(tiny_checkpoint)
     model.eval()
     rows = []
     for sentence in SENTENCES:
@@ -87,9 +58,9 @@ def _stdin(monkeypatch: pytest.MonkeyPatch, data: bytes) -> None:
 
 
 def test_predict_arguments_as_json(
-    checkpoint: Path, answers: list[dict[str, float]], capsys: pytest.CaptureFixture[str]
+    tiny_checkpoint: Path, answers: list[dict[str, float]], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["predict", "--model", str(checkpoint), "--json", *SENTENCES]) == 0
+    assert main(["predict", "--model", str(tiny_checkpoint), "--json", *SENTENCES]) == 0
     records = _records(capsys)
     assert [record["text"] for record in records] == list(SENTENCES)
     assert [record["line"] for record in records] == [1, 2, 3, 4]
@@ -101,9 +72,11 @@ def test_predict_arguments_as_json(
 
 
 def test_predict_table(
-    checkpoint: Path, answers: list[dict[str, float]], capsys: pytest.CaptureFixture[str]
+    tiny_checkpoint: Path, answers: list[dict[str, float]], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["predict", "--model", str(checkpoint), "good film", "good\x1b[31m\tfilm"]) == 0
+    assert (
+        main(["predict", "--model", str(tiny_checkpoint), "good film", "good\x1b[31m\tfilm"]) == 0
+    )
     header, first, second = capsys.readouterr().out.splitlines()
     label = max(answers[0], key=answers[0].__getitem__)
     assert header.split() == ["label", "score", "sentence"]
@@ -112,14 +85,14 @@ def test_predict_table(
 
 
 def test_predict_file_and_standard_input_agree(
-    checkpoint: Path,
+    tiny_checkpoint: Path,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     data = b"\xef\xbb\xbfgood film\r\n\n\xc3\xa9 \xe2\x80\xa8 bad\n"
     (tmp_path / "file").write_bytes(data)
-    command = ["predict", "--model", str(checkpoint), "--json"]
+    command = ["predict", "--model", str(tiny_checkpoint), "--json"]
     assert main([*command, "--file", str(tmp_path / "file")]) == 0
     from_file = _records(capsys)
     assert [record["line"] for record in from_file] == [1, 3]
@@ -129,15 +102,17 @@ def test_predict_file_and_standard_input_agree(
     assert _records(capsys) == from_file
 
 
-def test_predict_says_what_it_cut(checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["predict", "--model", str(checkpoint), "--json", "good " * 40, "bad"]) == 0
+def test_predict_says_what_it_cut(
+    tiny_checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["predict", "--model", str(tiny_checkpoint), "--json", "good " * 40, "bad"]) == 0
     out, err = capsys.readouterr()
     assert [json.loads(line)["truncated"] for line in out.splitlines()] == [True, False]
     assert "1 of 2 sentences were longer than 32 tokens" in err
 
 
 def test_eval(
-    checkpoint: Path,
+    tiny_checkpoint: Path,
     answers: list[dict[str, float]],
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
@@ -150,25 +125,25 @@ def test_eval(
         max(row, key=row.__getitem__) == label for row, label in zip(answers, truth, strict=True)
     )
     other = tmp_path / "other"
-    shutil.copytree(checkpoint, other)
-    assert main(["eval", str(checkpoint), str(other), "--data", str(data), "--json"]) == 0
+    shutil.copytree(tiny_checkpoint, other)
+    assert main(["eval", str(tiny_checkpoint), str(other), "--data", str(data), "--json"]) == 0
     for record in _records(capsys):
         assert (record["correct"], record["sentences"]) == (right, 4)
         assert record["accuracy"] == right / 4
         assert (record["difference"], record["other_answers"]) == (0, 0)
-    assert main(["eval", str(checkpoint), str(other), "--data", str(data)]) == 0
+    assert main(["eval", str(tiny_checkpoint), str(other), "--data", str(data)]) == 0
     _, first, second = capsys.readouterr().out.splitlines()
-    assert first.split() == [str(checkpoint), f"{25 * right:.2f}%", f"{right}/4", "+0.00", "0"]
+    assert first.split() == [str(tiny_checkpoint), f"{25 * right:.2f}%", f"{right}/4", "+0.00", "0"]
     assert second.split()[0] == str(other)
 
 
 def test_bad_texts(
-    checkpoint: Path,
+    tiny_checkpoint: Path,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    predict = ("predict", "--model", checkpoint)
+    predict = ("predict", "--model", tiny_checkpoint)
     empty = tmp_path / "empty"
     empty.write_bytes(b"")
     assert f"{empty} holds none" in _fails(capsys, *predict, "--file", empty)
@@ -185,36 +160,36 @@ def test_bad_texts(
 
 
 def test_bad_model_directories(
-    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tiny_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert "is not one" in _fails(capsys, "predict", "--model", tmp_path / "absent", "good")
     for name in ("config.json", "model.safetensors", "tokenizer.json"):
         broken = tmp_path / name.split(".")[0]
-        shutil.copytree(checkpoint, broken)
+        shutil.copytree(tiny_checkpoint, broken)
         (broken / name).unlink()
         message = _fails(capsys, "predict", "--model", broken, "good")
         assert name in message
-        whole = (checkpoint / name).read_bytes()
+        whole = (tiny_checkpoint / name).read_bytes()
         (broken / name).write_bytes(whole[: len(whole) // 2])
         assert name in _fails(capsys, "predict", "--model", broken, "good")
 
 
 def test_encoder_without_head_is_refused(
-    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tiny_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    config = IBertConfig.from_json_file(checkpoint / "config.json")
+    config = IBertConfig.from_json_file(tiny_checkpoint / "config.json")
     ibert_jax.IBertModel(config, rngs=nnx.Rngs(0)).save_pretrained(tmp_path)
-    shutil.copy(checkpoint / "tokenizer.json", tmp_path)
+    shutil.copy(tiny_checkpoint / "tokenizer.json", tmp_path)
     message = _fails(capsys, "predict", "--model", tmp_path, "good")
     assert "an encoder without a head" in message
 
 
 def test_unknown_label(
-    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tiny_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     data = tmp_path / "dev.tsv"
     data.write_text("sentence\tlabel\ngood\tpositive\nbad\tneutral\n")
-    assert "got 'neutral' in line 3" in _fails(capsys, "eval", checkpoint, "--data", data)
+    assert "got 'neutral' in line 3" in _fails(capsys, "eval", tiny_checkpoint, "--data", data)
 
 
 def test_traceback_is_there_for_those_who_ask(tmp_path: Path) -> None:
@@ -260,10 +235,10 @@ def test_import_loads_no_jax() -> None:
     subprocess.run([sys.executable, "-c", script], check=True)
 
 
-def test_a_closed_pipe_is_no_error(checkpoint: Path) -> None:
+def test_a_closed_pipe_is_no_error(tiny_checkpoint: Path) -> None:
     """`ibert-jax predict ... | head -1` ends quietly however much is left to say."""
     with subprocess.Popen(
-        _command("predict", "--model", str(checkpoint), "--json"),
+        _command("predict", "--model", str(tiny_checkpoint), "--json"),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -278,12 +253,12 @@ def test_a_closed_pipe_is_no_error(checkpoint: Path) -> None:
 
 
 def test_compile_cache(
-    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tiny_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """What one run compiled lies on disk for the next."""
     cache = tmp_path / "cache"
     done = subprocess.run(
-        _command("predict", "--model", str(checkpoint), "--compile-cache", str(cache), "good"),
+        _command("predict", "--model", str(tiny_checkpoint), "--compile-cache", str(cache), "good"),
         capture_output=True,
         text=True,
         check=True,

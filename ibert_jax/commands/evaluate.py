@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 from ibert_jax.commands import console
 from ibert_jax.commands.options import add_batching, add_command
-from ibert_jax.commands.texts import read_labelled
 
 if TYPE_CHECKING:
     from ibert_jax.inference import Predictor
@@ -43,7 +42,8 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         "--data",
         required=True,
         metavar="FILE",
-        help="tab-separated UTF-8 file with a header; labels are the model's names or indices",
+        help="labelled sentences: .tsv (quotes mean nothing), .csv or .jsonl, UTF-8; labels are "
+        "the model's names or indices",
     )
     parser.add_argument("--text-column", default="sentence", metavar="NAME")
     parser.add_argument("--label-column", default="label", metavar="NAME")
@@ -55,6 +55,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 def run(args: argparse.Namespace) -> int:
     """Print each model's accuracy and its difference to the first model's."""
     from ibert_jax.inference import Predictor
+    from ibert_jax.training import read_examples
 
     predictors = [
         Predictor.load(model, batch_size=args.batch_size, max_length=args.max_length)
@@ -67,8 +68,8 @@ def run(args: argparse.Namespace) -> int:
                 f"expected models with the same labels, {args.model[0]} has "
                 f"{', '.join(label2id)} and {model} has {', '.join(predictor.config.label2id)}"
             )
-    data = read_labelled(
-        args.data, label2id, text_column=args.text_column, label_column=args.label_column
+    data = read_examples(
+        [args.data], label2id, text_column=args.text_column, label_column=args.label_column
     )
     results = [
         _evaluate(model, predictor, data.texts, data.labels)

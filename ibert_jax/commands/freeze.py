@@ -10,7 +10,7 @@ from typing import Any
 
 from ibert_jax.commands import console
 from ibert_jax.commands.options import add_batching, add_command, positive
-from ibert_jax.commands.texts import not_blank, read_lines
+from ibert_jax.lines import not_blank, read_lines
 
 _EXAMPLES = """\
   ibert-jax freeze my_quantized_checkpoint my_integer_model

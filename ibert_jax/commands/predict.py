@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from ibert_jax.commands import console
 from ibert_jax.commands.options import add_batching, add_command
-from ibert_jax.commands.texts import Line, decode_lines, not_blank, read_lines
+from ibert_jax.lines import Line, decode_lines, not_blank, read_lines
 
 if TYPE_CHECKING:
     from ibert_jax.inference import Prediction

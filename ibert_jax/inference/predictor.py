@@ -15,6 +15,7 @@ import numpy as np
 from flax import nnx
 
 from ibert_jax.inference.buckets import Batch, lengths_up_to, make_batches
+from ibert_jax.quantize.tensor import value_of
 from ibert_jax.tokenizer import Encoding, Tokenizer
 
 # Batches that are tokenized, sorted by length and dispatched together. More means less padding,
@@ -274,7 +275,8 @@ def _compiled(program: Any) -> Callable[[np.ndarray, np.ndarray], Any]:
 def _model_logits(graph: Any, state: Any, input_ids: Any, attention_mask: Any) -> Any:
     model = nnx.merge(graph, state)
     model.eval()
-    return model(input_ids, attention_mask=attention_mask).logits
+    # A quantization-aware model answers with integers and a scale; what they stand for is wanted.
+    return value_of(model(input_ids, attention_mask=attention_mask).logits)
 
 
 @jax.jit

@@ -7,9 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from ibert_jax.commands.texts import Line, decode_lines, not_blank, read_labelled, read_lines
-
-LABELS = {"negative": 0, "positive": 1}
+from ibert_jax.lines import Line, decode_lines, not_blank, read_lines
 
 
 def _decode(data: bytes) -> list[Line]:
@@ -53,31 +51,3 @@ def test_nothing_to_read(data: bytes) -> None:
 def test_blank_lines_keep_the_numbering() -> None:
     lines = not_blank(decode_lines(io.BytesIO(b"one\n\n  \ntwo\n"), "input"), "input")
     assert [line.number for line in lines] == [1, 4]
-
-
-def _table(tmp_path: Path, text: str) -> Path:
-    path = tmp_path / "data.tsv"
-    path.write_text(text)
-    return path
-
-
-def test_labelled(tmp_path: Path) -> None:
-    path = _table(tmp_path, 'label\tsentence\n1\tsay "no\npositive\ta b\n0\tc\n')
-    data = read_labelled(path, LABELS)
-    assert (data.texts, data.labels) == (['say "no', "a b", "c"], [1, 1, 0])
-
-
-@pytest.mark.parametrize(
-    ("text", "complaint"),
-    [
-        ("sentence\tlabel\na\t2\n", r"got '2' in line 2"),
-        ("sentence\tlabel\na\t1\nb\tneutral\n", r"negative, positive.*got 'neutral' in line 3"),
-        ("sentence\tlabel\na\n", r"expected 2 cells.*got 1 in line 2"),
-        ("text\tlabel\na\t1\n", r"expected a column 'sentence'.*got text, label.*--text-column"),
-        ("sentence\tlabel\n", "holds only a header"),
-        ("", "holds none"),
-    ],
-)
-def test_bad_tables(tmp_path: Path, text: str, complaint: str) -> None:
-    with pytest.raises(ValueError, match=complaint):
-        read_labelled(_table(tmp_path, text), LABELS)
