@@ -47,10 +47,10 @@ EMBEDDING = Kind(
 NORM = Kind(parameters={"weight": (0,), "bias": (0,)}, buffers={"shift": ()})
 ACT = Kind(ranges={"x_min": (), "x_max": ()}, buffers={"act_scaling_factor": ()})
 IDLE_ACT = Kind(buffers={"x_min": (), "x_max": (), "act_scaling_factor": ()})
-"""An activation range that is never used, or always 0..1 (the exponentials inside softmax)."""
+"""An activation range that nothing uses, or that follows from others (see SOFTMAX)."""
 
-STATISTICS = (".x_min", ".x_max")
-"""How names of ranges end, ours included."""
+STATISTICS = (".x_min", ".x_max", ".channel_exponent")
+"""How names of ranges end, ours included; the last are the powers of two between channels."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +63,9 @@ class Leaf:
 
 
 H, F = "hidden_size", "intermediate_size"
+
+SOFTMAX = "softmax.act"
+"""The exponentials inside the published softmax; their range follows from query and key."""
 
 EMBEDDINGS = (
     Leaf("embeddings.word_embeddings", EMBEDDING, ("vocab_size", H)),
@@ -82,7 +85,7 @@ LAYER = (  # below encoder.layer.N.
     Leaf("attention.self.query_activation", ACT),
     Leaf("attention.self.key_activation", ACT),
     Leaf("attention.self.value_activation", ACT),
-    Leaf("attention.self.softmax.act", IDLE_ACT),
+    Leaf(f"attention.self.{SOFTMAX}", IDLE_ACT),
     Leaf("attention.self.output_activation", ACT),
     Leaf("attention.output.dense", LINEAR, (H, H)),
     Leaf("attention.output.ln_input_act", ACT),
@@ -191,17 +194,9 @@ _UNTOUCHED = 1.1e-5
 """The published ranges begin at -1e-5 and 1e-5; below this they count as never calibrated."""
 
 
-def buffer_value(name: str, calibrated: bool) -> float:
-    """What a buffer or range holds when we have nothing to put there.
-
-    Zeros, and the published first value of a range, as the published implementation itself stores
-    before its first quantized forward pass. In a calibrated model the exponentials inside softmax
-    get their range: row maximum subtracted, they lie in 0..1.
-    """
-    leaf, _, tensor = name.rpartition(".")
-    if calibrated and leaf.endswith(".softmax.act"):
-        return 1.0 if tensor == "x_max" else 0.0
-    return {"x_min": -1e-5, "x_max": 1e-5}.get(tensor, 0.0)
+def buffer_value(name: str) -> float:
+    """What the published implementation stores before its first quantized forward pass."""
+    return {"x_min": -1e-5, "x_max": 1e-5}.get(name.rpartition(".")[2], 0.0)
 
 
 def is_untouched(low: np.ndarray, high: np.ndarray) -> bool:

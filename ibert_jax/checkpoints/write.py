@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -35,7 +36,7 @@ def write_checkpoint(
       directory: made if it does not exist; other files in it are left alone.
       config: the configuration.
       tensors: float32 NumPy or JAX arrays by our names: the backbone, one head (the pooler may be
-        absent) and activation ranges, whose names end in ``.x_min`` and ``.x_max``; a range whose
+        absent) and activation ranges, whose names end as ``keys.STATISTICS`` lists; a range whose
         minimum exceeds its maximum was never observed and is left out.
 
     Raises:
@@ -102,27 +103,44 @@ def _array_problems(name: str, array: np.ndarray, shape: tuple[int, ...] | None)
 
 
 def _observed(ranges: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The ranges without those that never saw a value (minimum above maximum)."""
+    """The ranges without the leaves that never saw a value (minimum above maximum)."""
     empty = set()
     for name, low in ranges.items():
         leaf, _, tensor = name.rpartition(".")
         high = ranges.get(f"{leaf}.x_max")
         if tensor == "x_min" and high is not None and (low > high).any():
-            empty |= {f"{leaf}.x_min", f"{leaf}.x_max"}
-    return {name: array for name, array in ranges.items() if name not in empty}
+            empty.add(leaf)
+    return {name: array for name, array in ranges.items() if name.rpartition(".")[0] not in empty}
 
 
 def _published(config: IBertConfig, ranges: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """The buffers of the published implementation, with the extremes of our ranges."""
     shapes = keys.published_ranges(config) | keys.published_buffers(config)
-    buffers = {
-        name: np.full(shape, keys.buffer_value(name, bool(ranges)), np.float32)
-        for name, shape in shapes.items()
-    }
+    values = {name: keys.buffer_value(name) for name in shapes}
     for name in keys.published_ranges(config).keys() & ranges.keys():
         extreme = np.min if name.endswith(".x_min") else np.max
-        buffers[name] = extreme(ranges[name]).reshape(1)
-    return buffers
+        values[name] = float(extreme(ranges[name]))
+    for layer in range(config.num_hidden_layers):
+        attention = f"encoder.layer.{layer}.attention.self"
+        operands = [f"{attention}.{x}_activation" for x in ("query", "key")]
+        if all(f"{leaf}.{end}" in ranges for leaf in operands for end in ("x_min", "x_max")):
+            scales = [
+                max(abs(values[f"{x}.x_min"]), abs(values[f"{x}.x_max"]), 1e-8) / 127
+                for x in operands
+            ]
+            score = scales[0] * scales[1] / math.sqrt(config.head_size)
+            values[f"{attention}.{keys.SOFTMAX}.x_min"] = 0.0
+            values[f"{attention}.{keys.SOFTMAX}.x_max"] = _published_exp_of_zero(score)
+    return {name: np.full(shapes[name], value, np.float32) for name, value in values.items()}
+
+
+def _published_exp_of_zero(scale: float) -> float:
+    """The largest integer that the published i-exp returns for scores of this scale.
+
+    It is the polynomial 0.35815147 (x + 1.353)^2 + 0.344 at 0, as an integer on the grid of
+    0.35815147 * scale^2, times 2^30. (Published ranges of exponentials count in these integers.)
+    """
+    return math.floor(1.0 / (0.35815147 * scale**2)) * 2.0**30
 
 
 def _write_files(

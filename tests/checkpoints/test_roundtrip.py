@@ -216,13 +216,13 @@ def test_other_float_types_become_float32(tmp_path: Path, dtype: Any):
 
 
 def quantized_model() -> Any:
-    """An I-BERT whose ranges have seen two batches, by its own quantized training forward."""
-    model = torch_model("IBert", "ForSequenceClassification", quant_mode=True)
+    """An I-BERT whose ranges have seen a batch twice, by its own quantized training forward."""
+    still = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    model = torch_model("IBert", "ForSequenceClassification", quant_mode=True, **still)
     model.train()
     with torch.no_grad():
-        for seed in range(2):
-            torch.manual_seed(seed)
-            model(torch.randint(3, 50, (4, 9)))
+        for _ in range(2):
+            model(torch.randint(3, 50, (4, 9), generator=torch.Generator().manual_seed(0)))
     return model.eval()
 
 
@@ -238,7 +238,7 @@ def test_ranges_of_a_quantized_i_bert_come_and_go(tmp_path: Path):
         for key, array in state.items()
         if key.endswith((".x_min", ".x_max")) and abs(array[0]) > 1.1e-5
     }
-    softmax = {key for key in calibrated if ".softmax.act." in key}  # always 0..1
+    softmax = {key for key in calibrated if ".softmax.act." in key}  # follows from query and key
     assert (len(calibrated), len(softmax)) == (2 * 26, 2 * 2)
     assert_same(ours.ranges, {key: state[key].reshape(()) for key in calibrated - softmax})
 
@@ -248,8 +248,10 @@ def test_ranges_of_a_quantized_i_bert_come_and_go(tmp_path: Path):
     returned = {key.removeprefix("ibert."): array for key, array in arrays(back).items()}
     kept = {key for key in state if key.endswith((".x_min", ".x_max"))} - softmax
     assert_same({key: returned[key] for key in kept}, {key: state[key] for key in kept})
-    # Their quantized forward pass on our file; without ranges it is off by far.
-    np.testing.assert_allclose(forward(back), forward(model), rtol=0, atol=1e-3)
+    for key in softmax:
+        if key.endswith(".x_max"):
+            np.testing.assert_allclose(returned[key], state[key], rtol=2e-4)
+    np.testing.assert_allclose(forward(back), forward(model), rtol=0, atol=1e-4)  # quantized
 
 
 def test_ranges_per_tensor_are_none_for_the_channel_scheme(tmp_path: Path):
@@ -262,6 +264,7 @@ ACT = "encoder.layer.1.pre_output_act"
 RANGES = {
     f"{ACT}.x_min": np.linspace(-3, -1, 12, dtype=np.float32),
     f"{ACT}.x_max": np.linspace(1, 4, 12, dtype=np.float32),
+    f"{ACT}.channel_exponent": np.arange(12, dtype=np.float32),
     "embeddings.embeddings_act1.x_min": np.array(-2, np.float32),
     "embeddings.embeddings_act1.x_max": np.array(2, np.float32),
     "encoder.layer.0.output.ln_input_act.x_min": np.array(0, np.float32),
@@ -272,6 +275,7 @@ RANGES = {
 NEVER_OBSERVED = {
     "embeddings.output_activation.x_min": np.full(12, np.inf, np.float32),
     "embeddings.output_activation.x_max": np.full(12, -np.inf, np.float32),
+    "embeddings.output_activation.channel_exponent": np.zeros(12, np.float32),
 }
 
 
@@ -296,7 +300,6 @@ def test_hugging_face_gets_the_extremes_of_our_ranges(calibrated: Path):
 
     assert stored(ACT) == [-3, 4]
     assert stored("embeddings.embeddings_act1") == [-2, 2]
-    assert stored("encoder.layer.0.attention.self.softmax.act") == [0, 1]
     assert stored("embeddings.output_activation") == pytest.approx([-1e-5, 1e-5])
     overrides = {"quantization": {"scheme": "reference"}}
     ranges = read_checkpoint(calibrated, config_overrides=overrides).ranges
