@@ -9,11 +9,12 @@ import numpy as np
 from jax.extend import core, source_info_util
 
 from ibert_jax.proof.interval import Interval, between, exactly, join, type_range
+from ibert_jax.proof.operations import INTEGER_TYPES
 from ibert_jax.proof.overflow import Clip, Contract, OverflowProof, Problem, Step
 from ibert_jax.proof.rules import apply
 from ibert_jax.proof.rules_elementwise import Unprovable
 from ibert_jax.proof.rules_shape import each
-from ibert_jax.proof.walk_jaxpr import inner_jaxprs
+from ibert_jax.proof.walk_jaxpr import element_type, inner_jaxprs
 
 _MOST_TURNS = 4096  # of a loop, run one by one
 _FIXED_POINT_TURNS = 64  # until a loop's ranges must have stopped growing
@@ -52,7 +53,9 @@ class Analysis:
             results=tuple(results),
         )
 
-    def run(self, jaxpr: Any, consts: Sequence[Any], operands: Sequence[Interval]) -> list[Interval]:
+    def run(
+        self, jaxpr: Any, consts: Sequence[Any], operands: Sequence[Interval]
+    ) -> list[Interval]:
         """Ranges of the results of an open jaxpr."""
         self._alive.append(jaxpr)
         ranges: dict[Any, Interval] = {}
@@ -129,9 +132,7 @@ class Analysis:
             limits = max(limits[0], old.limits[0]), min(limits[1], old.limits[1])
         self._clips[site] = Clip(self._where(eqn), reached, limits)
 
-    def _promise(
-        self, eqn: Any, contract: Contract, operands: list[Interval]
-    ) -> list[Interval]:
+    def _promise(self, eqn: Any, contract: Contract, operands: list[Interval]) -> list[Interval]:
         """The results of a kernel that is taken at its word inside its domain."""
         if len(operands) != len(contract.domain):
             raise Unprovable(
@@ -248,10 +249,10 @@ class Analysis:
 
 def _anything(aval: Any) -> Interval:
     """All that a type can hold; of floats nothing is known, nor used."""
-    if np.dtype(aval.dtype).kind not in "iub":
-        return between(np.zeros((1,) * len(aval.shape), int), np.ones((1,) * len(aval.shape), int))
-    lo, hi = type_range(aval.dtype)
-    return between(np.full((1,) * len(aval.shape), lo), np.full((1,) * len(aval.shape), hi))
+    shape = (1,) * len(getattr(aval, "shape", ()))
+    known = element_type(aval) in INTEGER_TYPES
+    lo, hi = type_range(aval.dtype) if known else (0, 1)
+    return between(np.full(shape, lo), np.full(shape, hi))
 
 
 def _within(x: Interval, y: Interval) -> bool:

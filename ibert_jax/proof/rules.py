@@ -10,8 +10,10 @@ import numpy as np
 from ibert_jax.proof import rules_elementwise as element
 from ibert_jax.proof import rules_shape as move
 from ibert_jax.proof.interval import Interval, between, bits_of, exactly, flatten_axes, join
+from ibert_jax.proof.operations import INTEGER_TYPES
 from ibert_jax.proof.rules_elementwise import Unprovable
 from ibert_jax.proof.rules_matmul import dot_general
+from ibert_jax.proof.walk_jaxpr import element_type
 
 Rule = Callable[[Any, list[Interval]], list[Interval]]
 
@@ -23,8 +25,8 @@ def apply(eqn: Any, operands: list[Interval]) -> list[Interval]:
       Unprovable: the primitive has no rule, or its operands leave what it is defined for.
     """
     for var in (*eqn.invars, *eqn.outvars):
-        if np.dtype(var.aval.dtype).kind not in "iub":
-            raise Unprovable(f"{var.aval.dtype} is not an integer type")
+        if element_type(var.aval) not in INTEGER_TYPES:
+            raise Unprovable(f"{element_type(var.aval)} is not an integer type")
     rule = RULES.get(eqn.primitive.name)
     if rule is None:
         raise Unprovable("no rule for this operation")
@@ -189,7 +191,9 @@ RULES: dict[str, Rule] = {
     "not": _one(lambda e, o: element.bit_not(o[0], _dtype(e))),
     "or": _plain(element.bit_or),
     "pad": _one(lambda e, o: move.pad(o[0], o[1], e.params["padding_config"])),
-    "platform_index": _one(lambda e, o: between(np.int64(0), np.int64(2**31 - 1))),
+    "platform_index": _one(
+        lambda e, o: between(np.asarray(0), np.asarray(len(e.params["platforms"]) - 1))
+    ),
     "reduce_and": _one(_reduce_bits),
     "reduce_max": _one(lambda e, o: move.reduce_extreme(o[0], e.params["axes"], largest=True)),
     "reduce_min": _one(lambda e, o: move.reduce_extreme(o[0], e.params["axes"], largest=False)),
@@ -211,6 +215,7 @@ RULES: dict[str, Rule] = {
     ),
     "sort": _sort,
     "split": _split,
+    "stack": _one(lambda e, o: move.stack(o, e.params["axis"])),
     "square": _plain(element.square),
     "squeeze": _one(lambda e, o: move.reshape(o[0], _shape(e), _out(e))),
     "sub": _one(_subtract),
@@ -218,6 +223,7 @@ RULES: dict[str, Rule] = {
     "transpose": _one(
         lambda e, o: move.each(o[0], lambda b: np.transpose(b, e.params["permutation"]))
     ),
+    "unstack": lambda e, o: move.unstack(o[0], e.params["axis"], len(e.outvars)),
     "xor": _one(lambda e, o: element.bit_xor(o[0], o[1], _dtype(e))),
     **{
         name: _one(lambda e, o: element.compare(e.primitive.name, *o))

@@ -23,9 +23,7 @@ def dot_general(
     """Bounds of `lax.dot_general`, axes in its order: batch, x's free axes, y's free axes."""
     (contract_x, contract_y), (batch_x, batch_y) = dims
     count = int(np.prod([shapes[0][axis] for axis in contract_x], dtype=int))
-    batch = tuple(
-        max(x.lo.shape[i], y.lo.shape[j]) for i, j in zip(batch_x, batch_y, strict=True)
-    )
+    batch = tuple(max(x.lo.shape[i], y.lo.shape[j]) for i, j in zip(batch_x, batch_y, strict=True))
     left, left_free = _arrange(x, contract_x, batch_x, batch, count, shapes[0])
     right, right_free = _arrange(y, contract_y, batch_y, batch, count, shapes[1])
     if right.exact:

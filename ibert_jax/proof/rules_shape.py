@@ -62,7 +62,7 @@ def _groups(old: Shape, new: Shape) -> list[tuple[list[int], list[int]]]:
     groups, i, j = [], 0, 0
     while i < len(old) or j < len(new):
         here, there, left, right = [], [], 1, 1
-        while not here and not there or left != right:
+        while (not here and not there) or left != right:
             if i < len(old) and (left <= right or j >= len(new)):
                 here.append(i)
                 left *= old[i]
@@ -119,6 +119,20 @@ def concatenate(parts: list[Interval], shapes: list[Shape], axis: int) -> Interv
         ], axis=axis)  # fmt: skip
 
     return between(side([part.lo for part in parts]), side([part.hi for part in parts]))
+
+
+def stack(parts: list[Interval], axis: int) -> Interval:
+    lifted = [each(part, lambda bounds: np.expand_dims(bounds, axis)) for part in parts]
+    shapes = [tuple(part.lo.shape) for part in lifted]
+    return join(*lifted) if len(set(shapes)) > 1 else concatenate(lifted, shapes, axis)
+
+
+def unstack(x: Interval, axis: int, count: int) -> list[Interval]:
+    varies = x.lo.shape[axis] != 1
+    return [
+        each(x, lambda bounds, i=i: np.take(bounds, i if varies else 0, axis=axis))
+        for i in range(count)
+    ]
 
 
 def pad(x: Interval, value: Interval, config: Any) -> Interval:
