@@ -46,12 +46,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("ibert-jax: interrupted", file=sys.stderr)
         return 130
-    except (ValueError, TypeError, OSError) as error:
-        if args.traceback:
+    except (ValueError, OSError) as error:
+        if args.traceback or _is_bug(error):
             raise
         print(f"ibert-jax: error: {_sentence(error)}", file=sys.stderr)
         return 2
     return code
+
+
+def _is_bug(error: Exception) -> bool:
+    """Whether a library complains about this program's code, which no change of input can mend."""
+    return type(error).__module__.split(".")[0] in ("jax", "jaxlib", "flax")
 
 
 def _sentence(error: Exception) -> str:

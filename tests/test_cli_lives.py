@@ -41,7 +41,7 @@ def trained(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     arguments = ["train", str(tiny_checkpoint), "--train", str(data), "--dev", str(data)]
     arguments += ["--output", str(folder / "run"), "--float-epochs", "12", "--batch-size", "16"]
     arguments += ["--learning-rate", "3e-3", "--qat-learning-rate", "1e-4", "--dropout", "0"]
-    assert main([*arguments, "--attention-dropout", "0"]) == 0
+    assert main([*arguments, "--attention-dropout", "0", "--traceback"]) == 0
     return folder / "run"
 
 
