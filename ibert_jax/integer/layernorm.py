@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from ibert_jax.integer.isqrt import isqrt
+from ibert_jax.integer.matmul import materialize
 
 INPUT_BITS = 20
 FRACTION_BITS = 14
@@ -47,8 +48,10 @@ def normalize(x: jax.Array, eps_mantissa: jax.Array, eps_exponent: jax.Array) ->
     length = 32 - lax.clz(jnp.max(jnp.abs(centred), axis=-1, keepdims=True) + 1)
     # eps must stay below 2^31 in the shifted row: 31 + exponent + 2 shift <= 31.
     shift = jnp.maximum(jnp.minimum(15 - length, jnp.right_shift(-eps_exponent, 1)), -31)
+    shift, mean, fraction = materialize((shift, mean, fraction))
     left, right = jnp.maximum(shift, 0), jnp.maximum(-shift, 0)
-    y = ((centred << left) - (fraction << left) // channels) >> right
+    carried = materialize((fraction << left) // channels)
+    y = (((x - mean) << left) - carried) >> right
 
     halvings = max(math.ceil(math.log2(channels)) - 1, 0)
     half = (1 << halvings) >> 1
@@ -61,7 +64,7 @@ def normalize(x: jax.Array, eps_mantissa: jax.Array, eps_exponent: jax.Array) ->
     even = lax.clz(variance).astype(jnp.int32) & ~1
     root = isqrt(variance << even.astype(jnp.uint32)).astype(jnp.int32)
     factor = (numerator(channels) + (root >> 1)) // root
-    down = 16 - (even >> 1)
+    factor, down = materialize((factor, 16 - (even >> 1)))
     return (y * factor + ((1 << down) >> 1)) >> down
 
 

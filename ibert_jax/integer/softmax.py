@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from ibert_jax.integer.dyadic import Multiplier, rescale
+from ibert_jax.integer.matmul import materialize
 from ibert_jax.integer.wide import multiply_high_15
 
 GRID_BITS = 11
@@ -89,7 +90,7 @@ def divide_by_row_sum(total: jax.Array, row_sum: jax.Array) -> jax.Array:
 
 def _row_powers(scores: jax.Array, mask: jax.Array, multiplier: Multiplier) -> jax.Array:
     kept = jnp.where(mask, scores, MASKED)
-    below = kept - jnp.max(kept, axis=-1, keepdims=True)
+    below = kept - materialize(jnp.max(kept, axis=-1, keepdims=True))
     exponent = jnp.clip(rescale(below, multiplier, wide=False), LOWEST, 0)
     return jnp.where(mask, iexp(exponent), 0)
 

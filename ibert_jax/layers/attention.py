@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from ibert_jax.integer.matmul import dot_s8, dot_u8_s8
+from ibert_jax.integer.matmul import dot_s8, dot_u8_s8, materialize
 from ibert_jax.integer.softmax import divide_by_row_sum
 from ibert_jax.layers.leaf import Leaf
 from ibert_jax.quantize.straight_through import straight_through
@@ -23,6 +23,12 @@ def split_heads(x: jax.Array, heads: int) -> jax.Array:
     """[B, T, heads * D] -> [B, heads, T, D]."""
     batch, length, channels = x.shape
     return x.reshape(batch, length, heads, channels // heads).transpose(0, 2, 1, 3)
+
+
+def fold_heads(x: jax.Array, heads: int) -> jax.Array:
+    """[B, T, heads * D] -> [B * heads, T, D]: one batch axis, which XLA's fast matmul wants."""
+    split = split_heads(x, heads)
+    return split.reshape(-1, *split.shape[2:])
 
 
 def merge_heads(x: jax.Array) -> jax.Array:
@@ -40,7 +46,9 @@ class IntegerScores:
 
     def __call__(self, query: jax.Array, key: jax.Array) -> jax.Array:
         """int8 [B, T, H * D] twice -> int32 [B, H, T, T]."""
-        return dot_s8(split_heads(query, self.heads), split_heads(key, self.heads), _SCORES)
+        q, k = (materialize(fold_heads(x, self.heads)) for x in (query, key))
+        scores = dot_s8(q, k, (((2,), (2,)), ((0,), (0,))))
+        return scores.reshape(-1, self.heads, *scores.shape[1:])
 
 
 @jax.tree_util.register_dataclass
@@ -53,8 +61,11 @@ class IntegerContext:
     def __call__(self, weights: tuple[jax.Array, jax.Array], value: jax.Array) -> jax.Array:
         """uint8 numerators, int32 row sums; int8 [B, T, H * D] -> int32 at 2^-21 value steps."""
         numerators, row_sum = weights
-        total = dot_u8_s8(numerators, split_heads(value, self.heads), _CONTEXT)
-        return merge_heads(divide_by_row_sum(total, row_sum))
+        batch, heads, length, _ = numerators.shape
+        v = materialize(fold_heads(value, heads))
+        folded = numerators.reshape(batch * heads, length, length)
+        total = dot_u8_s8(folded, v, (((2,), (1,)), ((0,), (0,))))
+        return merge_heads(divide_by_row_sum(total.reshape(batch, heads, length, -1), row_sum))
 
 
 class AttentionScores(Leaf):

@@ -21,7 +21,8 @@ class Leaf(nnx.Module):
 
     Attributes:
         quantized: False, float arrays in and out; True, quantized tensors in and out.
-        observing: whether ranges are updated by what passes through.
+        observing: whether ranges are updated by what passes through even where they would
+            not be; they are, in any case, in quantization-aware training.
         deterministic: whether dropout is off.
         recording: whether a call in the quantization-aware life keeps its integer leaf in
             ``integer`` (how a model is frozen).
@@ -50,8 +51,8 @@ class ObservingLeaf(Leaf):
         self.x_min, self.x_max = empty_bounds(shape)
 
     def observe(self, value: jax.Array) -> None:
-        """Let the range follow ``value`` [..., C], if ``observing``."""
-        if self.observing:
+        """Let the range follow ``value`` [..., C]: while calibrating, and while training."""
+        if self.observing or (self.quantized and not self.deterministic):
             old = self.x_min[...], self.x_max[...]
             new = observed_bounds(jax.lax.stop_gradient(value), old[0].shape)
             self.x_min[...], self.x_max[...] = moving_bounds(old, new, self.momentum)

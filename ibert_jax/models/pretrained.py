@@ -26,9 +26,9 @@ BACKBONE = "ibert."
 class IBertPreTrainedModel(nnx.Module):
     """Base of the models.
 
-    A model starts in the float life, in evaluation. ``train()`` turns dropout on and lets
-    the activation ranges follow what they see; ``quantize()`` enters the quantization-aware
-    life.
+    A model starts in the float life, in evaluation. ``quantize()`` enters the
+    quantization-aware life; ``train()`` turns dropout on and, there, lets the activation
+    ranges follow what they see.
     """
 
     head: ClassVar[str]
@@ -38,14 +38,14 @@ class IBertPreTrainedModel(nnx.Module):
         self.config = config
 
     def train(self, **attributes: Any) -> None:
-        """Dropout on, ranges following the activations."""
+        """Dropout on and, in the quantization-aware life, ranges following the activations."""
         del attributes
-        set_life(self, deterministic=False, observing=True)
+        set_life(self, deterministic=False)
 
     def eval(self, **attributes: Any) -> None:
         """Dropout off, ranges fixed."""
         del attributes
-        set_life(self, deterministic=True, observing=False)
+        set_life(self, deterministic=True)
 
     def quantize(self, enabled: bool = True) -> Self:
         """Enter (or leave) the quantization-aware life; returns the model."""
