@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from functools import lru_cache
 from typing import Any
 
 from ibert_jax.proof.operations import HLO, Operation
@@ -31,6 +32,8 @@ _ELEMENT_TYPES = {
     24: "float8_e5m2fnuz", 25: "float8_e4m3fnuz", 26: "int2", 27: "uint2", 28: "float8_e4m3",
     29: "float8_e3m4", 30: "int1", 31: "uint1", 32: "float4_e2m1fn", 33: "float8_e8m0fnu",
 }  # fmt: skip
+
+_TRUNCATED = "expected a whole protocol buffer message, got a truncated one"
 
 Fields = dict[int, list[Any]]
 
@@ -58,7 +61,7 @@ def walk_hlo(module: Any) -> Iterator[Operation]:
 
 
 def _walk(instructions: list[Fields], computation: str) -> Iterator[Operation]:
-    shapes = {i[_ID][0]: tuple(_shape_types(decode(i[_SHAPE][0]))) for i in instructions}
+    shapes = {i[_ID][0]: _types(i[_SHAPE][0]) for i in instructions}
     for fields in instructions:
         opcode = _text(fields, _OPCODE)
         ids = [number for item in fields.get(_OPERAND_IDS, []) for number in _packed(item)]
@@ -101,6 +104,12 @@ def _config(fields: Fields) -> dict[str, Any]:
     return config if isinstance(config, dict) else {}
 
 
+@lru_cache(maxsize=1024)
+def _types(shape: bytes) -> tuple[str, ...]:
+    """The element types of a serialized shape; of a tuple, those of all its parts."""
+    return tuple(_shape_types(decode(shape)))
+
+
 def _shape_types(shape: Fields) -> Iterator[str]:
     kind = shape.get(_SHAPE_ELEMENT_TYPE, [0])[0]
     if kind == _TUPLE:
@@ -139,7 +148,8 @@ def decode(message: bytes) -> Fields:
     """
     fields: Fields = {}
     at = 0
-    while at < len(message):
+    end = len(message)
+    while at < end:
         tag, at = _varint(message, at)
         number, wire = tag >> 3, tag & 7
         if wire == 0:
@@ -151,20 +161,27 @@ def decode(message: bytes) -> Fields:
             value, at = message[at : at + size], at + size
         else:
             raise ValueError(f"expected a protocol buffer message, got wire type {wire}")
-        if at > len(message):
-            raise ValueError("expected a whole protocol buffer message, got a truncated one")
-        fields.setdefault(number, []).append(value)
+        if number in fields:
+            fields[number].append(value)
+        else:
+            fields[number] = [value]
+    if at > end:
+        raise ValueError(_TRUNCATED)
     return fields
 
 
 def _varint(message: bytes, at: int) -> tuple[int, int]:
-    value = shift = 0
-    while True:
-        if at >= len(message):
-            raise ValueError("expected a whole protocol buffer message, got a truncated one")
-        byte = message[at]
-        value |= (byte & 0x7F) << shift
-        at += 1
-        if byte < 0x80:
-            return value, at
-        shift += 7
+    try:
+        value = message[at]
+        if value < 0x80:  # nearly all are this short
+            return value, at + 1
+        value, shift = value & 0x7F, 7
+        while True:
+            at += 1
+            byte = message[at]
+            value |= (byte & 0x7F) << shift
+            if byte < 0x80:
+                return value, at + 1
+            shift += 7
+    except IndexError:
+        raise ValueError(_TRUNCATED) from None
