@@ -1,0 +1,71 @@
+"""What a run leaves for its reader: JSON lines as it goes, a summary at the end."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+
+def write_json(path: Path, values: dict[str, Any]) -> None:
+    """Write a JSON object; the file appears complete or not at all."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        temporary.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", "utf-8")
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+class MetricsLog:
+    """A file of JSON lines, each with `time` (seconds since the epoch), `stage` and `step`.
+
+    Opening it for a resumed run drops the lines of steps that will be done again, and a last line
+    that was cut short, so that every step is told once.
+
+    Args:
+      path: the file; its folder exists.
+      position: (number of the stage, step) from which the run continues.
+      stages: the names of the stages in their order.
+    """
+
+    def __init__(self, path: Path, position: tuple[int, int], stages: tuple[str, ...]) -> None:
+        kept = [
+            line
+            for line in _complete_lines(path)
+            if (stages.index(line["stage"]), line["step"]) <= position
+        ]
+        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        temporary.write_text("".join(json.dumps(line) + "\n" for line in kept), "utf-8")
+        temporary.replace(path)
+        self._file = path.open("a", encoding="utf-8")
+
+    def write(self, *, stage: str, step: int, **values: Any) -> None:
+        """Append a line; it is in the file when this returns."""
+        line = {"time": round(time.time(), 3), "stage": stage, "step": step, **values}
+        self._file.write(json.dumps(line) + "\n")
+        self._file.flush()
+
+    def __enter__(self) -> MetricsLog:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+
+def _complete_lines(path: Path) -> list[dict[str, Any]]:
+    if not path.exists():
+        return []
+    lines = []
+    for text in path.read_text("utf-8", errors="replace").splitlines():
+        try:
+            lines.append(json.loads(text))
+        except json.JSONDecodeError:
+            break
+    return lines

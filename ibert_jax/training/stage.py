@@ -1,0 +1,179 @@
+"""One stage of a run: so many steps under one schedule, in one life of the model."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TextIO
+
+import jax
+import numpy as np
+import optax
+
+from ibert_jax.layers.leaf import set_life
+from ibert_jax.models import IBertForSequenceClassification
+from ibert_jax.training.batches import Batch, Batcher
+from ibert_jax.training.evaluation import count_correct, make_predict
+from ibert_jax.training.metrics import MetricsLog
+from ibert_jax.training.optimizer import make_optimizer, warmup_linear_decay
+from ibert_jax.training.options import TrainOptions
+from ibert_jax.training.progress import Progress
+from ibert_jax.training.state import Skeleton, TrainState
+from ibert_jax.training.step import dropout_key, initial_state, make_train_step
+
+STAGE_NAMES = ("float", "qat")
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What a stage is to do.
+
+    number: 0 for float, 1 for quantization-aware. steps: in all; steps_per_epoch: in a pass over
+    the data. schedule: step to learning rate. optimizer: over a dict of named parameters.
+    """
+
+    number: int
+    steps: int
+    steps_per_epoch: int
+    schedule: optax.Schedule
+    optimizer: optax.GradientTransformation
+
+    @property
+    def name(self) -> str:
+        """`float` or `qat`."""
+        return STAGE_NAMES[self.number]
+
+
+def plan_stages(options: TrainOptions, steps_per_epoch: int) -> list[Stage]:
+    """The float stage (perhaps of no step), and the quantization-aware one if it was asked for."""
+    wanted = (
+        (options.float_epochs, options.learning_rate, options.warmup),
+        (options.qat_epochs, options.qat_learning_rate, options.qat_warmup),
+    )
+    stages = []
+    for number, (epochs, peak, warmup) in enumerate(wanted):
+        steps = min(epochs * steps_per_epoch, options.max_steps or math.inf)
+        steps = int(steps)
+        schedule = warmup_linear_decay(peak, steps, round(warmup * steps))
+        optimizer = make_optimizer(
+            schedule, weight_decay=options.weight_decay, clip_norm=options.clip_norm
+        )
+        stages.append(Stage(number, steps, steps_per_epoch, schedule, optimizer))
+    return stages if options.qat_epochs else stages[:1]
+
+
+def run_stage(
+    model: IBertForSequenceClassification,
+    stage: Stage,
+    options: TrainOptions,
+    *,
+    train: Batcher,
+    dev: Batcher | None,
+    resumed: TrainState | None,
+    save: Callable[[TrainState], None],
+    log: MetricsLog,
+    stream: TextIO,
+) -> None:
+    """Train the model in place; it is left in evaluation.
+
+    Args:
+      model: in the life of the stage.
+      resumed: where an earlier process stopped; None starts from the model's arrays.
+      save: makes a checkpoint of a state.
+      log: receives a line every `options.log_every` steps, and the dev accuracy of every epoch but
+        the last.
+
+    Raises:
+      ValueError: the loss is not finite.
+    """
+    model.eval()
+    predict = make_predict(model)
+    model.train()
+    if stage.number == 0:
+        set_life(model, observing=False)  # the ranges of the float life are calibration's matter
+    skeleton = Skeleton(model)
+    train_step = make_train_step(model, stage.optimizer, dropout_key(options.seed, stage.number))
+    state = initial_state(model, stage.optimizer) if resumed is None else resumed
+    step = int(state.step)
+    progress = Progress(stage.name, total=stage.steps, done=step, stream=stream)
+    meter = _Meter(stage, options, log, progress)
+    while step < stage.steps:
+        epoch, first = divmod(step, stage.steps_per_epoch)
+        for batch in train.epoch((options.seed, stage.number, epoch), first):
+            state, loss = train_step(state, batch)
+            step += 1
+            meter.add(step, loss, batch)
+            if step % options.checkpoint_every == 0 or step == stage.steps:
+                meter.check(step)
+                save(state)
+                meter.pause()
+            if step == stage.steps:
+                break
+        if dev is not None and step < stage.steps:
+            found = count_correct(predict, state.params, state.others, dev)
+            log.write(stage=stage.name, step=step, dev_accuracy=found.share)
+            progress.note(f"{stage.name}: epoch {epoch + 1}, dev accuracy {found.share:.4f}")
+            meter.pause()
+    progress.close()
+    skeleton.put_into(model, state.params, state.others)
+    model.eval()
+
+
+class _Meter:
+    """Means over the last `log_every` steps, told to the log and the progress."""
+
+    def __init__(
+        self, stage: Stage, options: TrainOptions, log: MetricsLog, progress: Progress
+    ) -> None:
+        self._stage, self._every = stage, options.log_every
+        self._log, self._progress = log, progress
+        self._losses: list[jax.Array] = []
+        self._sentences = self._tokens = 0
+        self._since = time.monotonic()
+
+    def add(self, step: int, loss: jax.Array, batch: Batch) -> None:
+        """Step number `step` (from 1) was started; the one before is waited for.
+
+        Waiting one step behind keeps the device busy while the next batch is put together.
+        """
+        if self._losses:
+            self._losses[-1].block_until_ready()
+        self._losses.append(loss)
+        self._sentences += batch.sentences
+        self._tokens += batch.tokens
+        self._progress.advance()
+        if step % self._every == 0 or step == self._stage.steps:
+            self._tell(step)
+
+    def pause(self) -> None:
+        """Do not count the time since the last step: it went elsewhere."""
+        self._since = time.monotonic()
+
+    def check(self, step: int) -> float:
+        """The mean loss since it was last told; raises ValueError where it is not finite."""
+        loss = float(np.mean([float(one) for one in self._losses])) if self._losses else 0.0
+        if not math.isfinite(loss):
+            raise ValueError(
+                f"expected a finite loss, got {loss} up to step {step} of the {self._stage.name} "
+                "stage; lower its learning rate"
+            )
+        return loss
+
+    def _tell(self, step: int) -> None:
+        loss = self.check(step)
+        now = time.monotonic()
+        seconds = max(now - self._since, 1e-9)
+        rate = float(np.asarray(self._stage.schedule(step - 1)))
+        speed = self._sentences / seconds
+        self._log.write(
+            stage=self._stage.name,
+            step=step,
+            loss=loss,
+            learning_rate=rate,
+            sentences_per_second=round(speed, 1),
+            tokens_per_second=round(self._tokens / seconds, 1),
+        )
+        self._progress.show(loss=loss, rate=rate, speed=speed)
+        self._losses, self._sentences, self._tokens, self._since = [], 0, 0, now
