@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -142,3 +143,23 @@ def test_training_data_with_an_unknown_label(
     command = ["train", str(tiny_checkpoint), "--train", str(data), "--output"]
     assert main([*command, str(tmp_path / "run")]) == 2
     assert "line 3" in capsys.readouterr().err
+
+
+def test_demo(
+    frozen: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The demo's output, with a tiny model in the place of the embedded one."""
+    monkeypatch.setattr("ibert_jax.inference.default_directory", lambda: frozen)
+    assert main(["demo"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split() == ["label", "probability", "sentence"]
+    table = lines[1 : lines.index("")]
+    assert len(table) >= 6
+    for line in table:
+        label, probability, sentence = line.split(maxsplit=2)
+        assert label in ("negative", "positive")
+        assert 0.5 <= float(probability) <= 1
+        assert len(sentence.split()) >= 4
+    certificate, speed = lines[lines.index("") + 1 :]
+    assert certificate.startswith("integer-only: floating-point operations in jaxpr 0/")
+    assert re.match(r"[\d,]+ tokens a second, text to label, on a warm run of 512", speed)

@@ -16,14 +16,18 @@ def add_command(
     summary: str,
     examples: str,
 ) -> argparse.ArgumentParser:
-    """A subcommand with the options that all share. summary: one sentence; examples: the epilog."""
-    parser = commands.add_parser(
+    """A subcommand. summary: one sentence; examples: the end of its help."""
+    return commands.add_parser(
         name,
         help=summary,
         description=summary[0].upper() + summary[1:] + ".",
         epilog="examples:\n" + examples,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+
+
+def add_shared(parser: argparse.ArgumentParser) -> None:
+    """The options that every command has, at the end of its help."""
     shared = parser.add_argument_group("all commands")
     shared.add_argument(
         "--compile-cache",
@@ -35,7 +39,6 @@ def add_command(
     shared.add_argument(
         "--traceback", action="store_true", help="on an error, show where in the code it arose"
     )
-    return parser
 
 
 def add_batching(parser: argparse.ArgumentParser, *, batch_size: int = 32) -> None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import argparse
 import json
+from pathlib import Path
 from typing import Any
 
+from ibert_jax.commands import console
 from ibert_jax.commands.options import add_command, positive
 
 _EXAMPLES = """\
@@ -39,13 +41,23 @@ def run(args: argparse.Namespace) -> int:
     from ibert_jax.training import TrainOptions, finetune
 
     summary = finetune(TrainOptions(**fields(args)))
-    print(json.dumps(summary, indent=1))
+    if args.json:
+        print(json.dumps(summary))
+        return 0
+    if summary["accuracy"]:
+        rows = [
+            (stage, f"{100 * found['accuracy']:.2f}%", f"{found['correct']}/{found['total']}")
+            for stage, found in summary["accuracy"].items()
+        ]
+        print(console.format_table(("stage", "accuracy", "correct"), rows, right="<>>"))
+    for stage in summary["steps"]:
+        print(f"{stage} model written to {Path(args.output) / stage}")
     return 0
 
 
 def fields(args: argparse.Namespace) -> dict[str, Any]:
     """The parsed arguments under the names of `TrainOptions`."""
-    others = ("command", "run", "compile_cache", "traceback")
+    others = ("command", "run", "json", "compile_cache", "traceback")
     values = {name: value for name, value in vars(args).items() if name not in others}
     for name in ("train_files", "labels"):
         values[name] = None if values[name] is None else tuple(values[name])
@@ -117,6 +129,7 @@ def _add_housekeeping(group: argparse._ArgumentGroup) -> None:
     _number(group, "--checkpoint-every", int, 500, "steps between checkpoints")
     _number(group, "--keep-checkpoints", int, 2, "how many of the latest are kept")
     _number(group, "--log-every", int, 20, "steps between lines of the metrics file")
+    group.add_argument("--json", action="store_true", help="print the summary as one JSON object")
 
 
 def _number(group: argparse._ArgumentGroup, flag: str, kind: type, default: Any, text: str) -> None:

@@ -236,7 +236,9 @@ def _load_checkpoint(directory: Path) -> Any:
             f"expected a classifier in {directory}, got an encoder without a head, whose answers "
             "would be random; train it first"
         )
-    return IBertForSequenceClassification.from_pretrained(directory)
+    model = IBertForSequenceClassification.from_pretrained(directory)
+    # A model that was trained quantization-aware answers in the life it was trained for.
+    return model.quantize() if model.config.quant_mode else model
 
 
 def default_directory() -> Path:
