@@ -11,6 +11,7 @@ import numpy as np
 from flax import nnx
 
 from ibert_jax.frozen.program import IntegerModel
+from ibert_jax.frozen.storage import replace_leaves
 from ibert_jax.integer.dyadic import Multiplier
 from ibert_jax.layers.leaf import ObservingLeaf, set_life
 from ibert_jax.models.pretrained import IBertPreTrainedModel
@@ -39,29 +40,37 @@ def freeze(model: IBertPreTrainedModel) -> IntegerModel:
         )
     network = nnx.clone(model)
     set_life(network, quantized=True, observing=False, deterministic=True, recording=True)
-    outputs = network(np.full((1, 2), model.config.bos_token_id or 0, np.int32))
+    leaves, scales = jax.device_get(_record(network))
+    config = dataclasses.replace(model.config, quant_mode=True)
+    for _, module in nnx.iter_modules(network):
+        if isinstance(module, IBertPreTrainedModel):
+            module.config = config
+    replace_leaves(network, {path: settle(leaf) for path, leaf in leaves.items()})
+    return IntegerModel.of(network, config, {name: float(s) for name, s in scales.items()})
+
+
+@jax.jit
+def _record(network: Any) -> tuple[dict[str, Any], dict[str, jax.Array]]:
+    """Every integer leaf by path, and the scales of the outputs.
+
+    Compiled as one program, of which XLA keeps the constants and drops the forward pass.
+    """
+    outputs = network(jnp.full((1, 2), network.config.bos_token_id or 0, jnp.int32))
     scales = {
-        name: float(jax.device_get(tensor.scale))
+        name: tensor.scale
         for name in ("logits", "last_hidden_state", "pooler_output")
         if isinstance(tensor := getattr(outputs, name, None), QuantizedTensor)
     }
-    for path in model.leaves():
-        *parents, name = path.split(".")
-        parent: Any = network
-        for step in parents:
-            parent = parent[int(step)] if step.isdigit() else getattr(parent, step)
-        setattr(parent, name, nnx.data(settle(getattr(parent, name).integer)))
-    config = dataclasses.replace(model.config, quant_mode=True)
-    return IntegerModel.of(network, config, scales)
+    return {path: leaf.integer for path, leaf in network.leaves().items()}, scales
 
 
 def settle(leaf: Any) -> Any:
     """An integer leaf as stored: real arrays, and no left shift where none shifts."""
 
     def simplify(node: Any) -> Any:
-        if isinstance(node, Multiplier):
-            shifts = node.pre is not None and bool(np.any(np.asarray(node.pre)))
-            return node if shifts else dataclasses.replace(node, pre=None)
-        return jnp.asarray(node)
+        if isinstance(node, Multiplier) and not np.any(node.pre):
+            return dataclasses.replace(node, pre=None)
+        return node
 
-    return jax.tree.map(simplify, leaf, is_leaf=lambda node: isinstance(node, Multiplier))
+    kept = jax.tree.map(simplify, leaf, is_leaf=lambda node: isinstance(node, Multiplier))
+    return jax.tree.map(jnp.asarray, kept)

@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from ibert_jax.integer.barrier import materialize, materialized
 from ibert_jax.integer.isqrt import isqrt
-from ibert_jax.integer.matmul import materialize
 
 INPUT_BITS = 20
 FRACTION_BITS = 14
@@ -40,35 +40,47 @@ def normalize(x: jax.Array, eps_mantissa: jax.Array, eps_exponent: jax.Array) ->
 
     A constant row is all zeros.
     """
+    y, shift = _centred(x, eps_exponent)
+    factor, down = _inverse_deviation(y, shift, eps_mantissa, eps_exponent)
+    return (y * factor + ((1 << down) >> 1)) >> down
+
+
+@materialized
+def _centred(x: jax.Array, eps_exponent: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """(x - mean) 2^shift in 15 bits, and each row's shift."""
     channels = x.shape[-1]
     total = jnp.sum(x, axis=-1, keepdims=True, dtype=jnp.int32)
-    mean = total // channels
-    fraction = total - mean * channels  # in [0, C)
-    centred = x - mean
-    length = 32 - lax.clz(jnp.max(jnp.abs(centred), axis=-1, keepdims=True) + 1)
+    mean = materialize(total // channels)
+    length = 32 - lax.clz(jnp.max(jnp.abs(x - mean), axis=-1, keepdims=True) + 1)
     # eps must stay below 2^31 in the shifted row: 31 + exponent + 2 shift <= 31.
     shift = jnp.maximum(jnp.minimum(15 - length, jnp.right_shift(-eps_exponent, 1)), -31)
-    shift, mean, fraction = materialize((shift, mean, fraction))
     left, right = jnp.maximum(shift, 0), jnp.maximum(-shift, 0)
-    carried = materialize((fraction << left) // channels)
-    y = (((x - mean) << left) - carried) >> right
+    carried = ((total - mean * channels) << left) // channels
+    left, right, carried = materialize((left, right, carried))
+    return (((x - mean) << left) - carried) >> right, shift
 
-    halvings = max(math.ceil(math.log2(channels)) - 1, 0)
+
+@materialized
+def _inverse_deviation(
+    y: jax.Array, shift: jax.Array, eps_mantissa: jax.Array, eps_exponent: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """(factor, down): y * factor / 2^down is y over its row's deviation, to 14 bits."""
+    halvings = _halvings(y.shape[-1])
     half = (1 << halvings) >> 1
     squares = jnp.sum((y * y + half) >> halvings, axis=-1, keepdims=True, dtype=jnp.int32)
     eps_shift = jnp.clip(halvings - eps_exponent - 2 * shift, 0, 31)
     eps = jnp.right_shift(eps_mantissa, eps_shift)
-    variance = squares.astype(jnp.uint32) + eps.astype(jnp.uint32)
-    variance = jnp.maximum(variance, jnp.uint32(1))
-
+    variance = jnp.maximum(squares.astype(jnp.uint32) + eps.astype(jnp.uint32), jnp.uint32(1))
     even = lax.clz(variance).astype(jnp.int32) & ~1
     root = isqrt(variance << even.astype(jnp.uint32)).astype(jnp.int32)
-    factor = (numerator(channels) + (root >> 1)) // root
-    factor, down = materialize((factor, 16 - (even >> 1)))
-    return (y * factor + ((1 << down) >> 1)) >> down
+    return (numerator(y.shape[-1]) + (root >> 1)) // root, 16 - (even >> 1)
+
+
+def _halvings(channels: int) -> int:
+    """How far squares are shifted right so that a row of them sums below 2^31."""
+    return max(math.ceil(math.log2(channels)) - 1, 0)
 
 
 def numerator(channels: int) -> int:
     """round(2^30 sqrt(C / 2^halvings)), in [2^30, 2^30.5]: the constant over the root."""
-    halvings = max(math.ceil(math.log2(channels)) - 1, 0)
-    return math.isqrt((channels << 60) >> halvings)
+    return math.isqrt((channels << 60) >> _halvings(channels))

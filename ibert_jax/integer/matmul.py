@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -72,19 +72,6 @@ def int8_linear(
 def shift_bias(weight: jax.Array, bias: jax.Array) -> jax.Array:
     """bias - 128 sum_k weight[n, k]: the bias beside which activations travel as uint8."""
     return bias - ZERO_POINT * jnp.sum(weight, axis=1, dtype=jnp.int32)
-
-
-Arrays = TypeVar("Arrays")
-
-
-def materialize(x: Arrays) -> Arrays:
-    """``x`` (an array or several), computed once and laid out row-major before anything reads it.
-
-    XLA would fold a transpose into the matmul that reads it, which then falls back to int32
-    and a plain loop (20 times slower), and would recompute what belongs to a row for each of
-    the row's elements. The barrier costs nothing itself.
-    """
-    return lax.optimization_barrier(x)
 
 
 def to_unsigned(q: jax.Array) -> jax.Array:

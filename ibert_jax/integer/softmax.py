@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from ibert_jax.integer.barrier import materialize
 from ibert_jax.integer.dyadic import Multiplier, rescale
-from ibert_jax.integer.matmul import materialize
 from ibert_jax.integer.wide import multiply_high_15
 
 GRID_BITS = 11
@@ -64,7 +64,7 @@ def softmax_reference(
     """
     powers = _row_powers(scores, mask, multiplier)
     total = jnp.maximum(jnp.sum(powers, axis=-1, keepdims=True, dtype=jnp.int32), 1)
-    shift, reciprocal = _reciprocal(total)
+    shift, reciprocal = materialize(_reciprocal(total))
     # powers <= total < 2^(32 - shift), so the shifted powers stay below 2^30.
     share = multiply_high_15(powers << (shift - 2), reciprocal)
     floored = jnp.minimum(share >> 20, 255)
@@ -83,6 +83,7 @@ def divide_by_row_sum(total: jax.Array, row_sum: jax.Array) -> jax.Array:
         int32 [..., C], |result| <= 2^28. The clip is the lemma's bound and never acts.
     """
     shift, reciprocal = _reciprocal(jnp.maximum(row_sum, NUMERATOR_MAX))
+    shift, reciprocal = materialize((shift, reciprocal))
     limit = jnp.right_shift(jnp.int32(2**30), shift - 9)
     bounded = jnp.clip(total, -limit, limit)
     return multiply_high_15(bounded << (shift - 9), reciprocal)

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 
+from ibert_jax.integer.barrier import materialized
 from ibert_jax.integer.dyadic import Multiplier, clip_bits, requantize
 from ibert_jax.layers.leaf import ObservingLeaf
 from ibert_jax.layers.linear import QuantLinear
@@ -44,15 +45,22 @@ class IntegerAct:
 
     def __call__(self, *operands: jax.Array) -> jax.Array:
         """int32 or int8 [..., C] each -> int8 [..., C] for 8 bits and fewer, else int32."""
-        wide = self.bits > WIDEST_NARROW
-        parts = [
-            requantize(q.astype(jnp.int32), m, self.bits if len(operands) == 1 else self.bits + 1, wide=wide)
-            for q, m in zip(operands, self.multipliers, strict=True)
-        ]
-        if len(parts) == 1:
-            return parts[0]
-        total = clip_bits(functools.reduce(operator.add, (p.astype(jnp.int32) for p in parts)), self.bits)
-        return total.astype(jnp.int8) if self.bits <= 8 else total
+        return _requantize_sum(operands, self.multipliers, bits=self.bits)
+
+
+@materialized
+def _requantize_sum(
+    operands: tuple[jax.Array, ...], multipliers: tuple[Multiplier, ...], *, bits: int
+) -> jax.Array:
+    width = bits if len(operands) == 1 else bits + 1
+    parts = [
+        requantize(q.astype(jnp.int32), constants, width, wide=bits > WIDEST_NARROW)
+        for q, constants in zip(operands, multipliers, strict=True)
+    ]
+    if len(parts) == 1:
+        return parts[0]
+    total = clip_bits(add(*(part.astype(jnp.int32) for part in parts)), bits)
+    return total.astype(jnp.int8) if bits <= 8 else total
 
 
 @jax.tree_util.register_dataclass
@@ -93,13 +101,13 @@ class QuantAct(ObservingLeaf):
         assert self.form.bits is not None
         absolute = self.absolute_range()
         if self.form.granularity == "tensor":
-            return scale_of_range(absolute, self.form.bits)
+            return scale_of_range(absolute, bits=self.form.bits)
         if self.form.granularity == "channel":
             floor = jnp.max(absolute) * QUIETEST_CHANNEL
-            return scale_of_range(jnp.maximum(absolute, floor), self.form.bits)
+            return scale_of_range(jnp.maximum(absolute, floor), bits=self.form.bits)
         exponent = self.channel_exponent[...].astype(jnp.int32)
         tensor = jnp.max(absolute * power_of_two(-exponent))
-        return scale_of_range(tensor, self.form.bits) * power_of_two(exponent)
+        return scale_of_range(tensor, bits=self.form.bits) * power_of_two(exponent)
 
     @property
     def needed(self) -> bool:

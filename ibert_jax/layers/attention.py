@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from ibert_jax.integer.matmul import dot_s8, dot_u8_s8, materialize
+from ibert_jax.integer.barrier import row_major
+from ibert_jax.integer.matmul import dot_s8, dot_u8_s8
 from ibert_jax.integer.softmax import divide_by_row_sum
 from ibert_jax.layers.leaf import Leaf
 from ibert_jax.quantize.straight_through import straight_through
@@ -46,7 +47,7 @@ class IntegerScores:
 
     def __call__(self, query: jax.Array, key: jax.Array) -> jax.Array:
         """int8 [B, T, H * D] twice -> int32 [B, H, T, T]."""
-        q, k = (materialize(fold_heads(x, self.heads)) for x in (query, key))
+        q, k = (row_major(fold_heads(x, self.heads)) for x in (query, key))
         scores = dot_s8(q, k, (((2,), (2,)), ((0,), (0,))))
         return scores.reshape(-1, self.heads, *scores.shape[1:])
 
@@ -62,7 +63,7 @@ class IntegerContext:
         """uint8 numerators, int32 row sums; int8 [B, T, H * D] -> int32 at 2^-21 value steps."""
         numerators, row_sum = weights
         batch, heads, length, _ = numerators.shape
-        v = materialize(fold_heads(value, heads))
+        v = row_major(fold_heads(value, heads))
         folded = numerators.reshape(batch * heads, length, length)
         total = dot_u8_s8(folded, v, (((2,), (1,)), ((0,), (0,))))
         return merge_heads(divide_by_row_sum(total.reshape(batch, heads, length, -1), row_sum))

@@ -60,10 +60,10 @@ def quantize_embedding(
         The integer leaf and the scale of its 16-bit results, a float32 scalar.
     """
     largest = jnp.max(jnp.abs(weight), axis=1)
-    output = scale_of_range(jnp.max(largest), OUTPUT_BITS)
+    output = scale_of_range(jnp.max(largest), bits=OUTPUT_BITS)
     rows = largest if per_row else jnp.broadcast_to(jnp.max(largest), largest.shape)
     # A row far below the table's largest would only be quantized to the output's own steps.
-    steps = steps_per_unit(jnp.maximum(rows, RANGE_FLOOR), bits)
+    steps = steps_per_unit(jnp.maximum(rows, RANGE_FLOOR), bits=bits)
     integers = round_to(weight, steps[:, None], 2 ** (bits - 1) - 1).astype(jnp.int8)
     ratio = multiplier(reciprocal(steps), output, wide=True)
     # m 2^-(32 + shift - pre) is the ratio; the constants of an exact shift by 12 are taken.

@@ -73,7 +73,7 @@ def quantize_linear(
     # |bias| * steps <= 2^30 * (127 / 2^23) / limit: far from overflow for every width.
     largest = jnp.maximum(largest, jnp.abs(bias) * (limit / 127 * 2.0**-23))
     largest = jnp.maximum(largest if per_channel else jnp.max(largest), SMALLEST_ROW)
-    steps = steps_per_unit(largest, bits)
+    steps = steps_per_unit(largest, bits=bits)
     rows = jnp.broadcast_to(steps, weight.shape[:1])
     integers = round_to(weight, scale * rows[:, None], limit).astype(jnp.int8)
     bias_integers = round_to(bias, rows, BIAS_LIMIT)

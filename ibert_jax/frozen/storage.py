@@ -1,0 +1,208 @@
+"""The integer model on disk: one safetensors file of integers and one JSON file about them.
+
+``integer_model.json`` holds the format's version, the configuration, the output scales, the
+kind and the static settings of every integer leaf, and the SHA-256 of
+``integer_model.safetensors``. Both are written under a temporary name first and renamed, the
+JSON last, so that a directory never holds half a model. Nothing is unpickled.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import math
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from safetensors import SafetensorError
+from safetensors.numpy import load as read_tensors
+from safetensors.numpy import save as pack_tensors
+
+from ibert_jax.config import IBertConfig, read_json_object
+from ibert_jax.frozen.program import IntegerModel
+from ibert_jax.integer.dyadic import Multiplier
+from ibert_jax.layers.activation import IntegerAct, IntegerPass
+from ibert_jax.layers.attention import IntegerContext, IntegerScores
+from ibert_jax.layers.dropout import IntegerDropout
+from ibert_jax.layers.embedding import IntegerEmbedding
+from ibert_jax.layers.gelu import IntegerGELU
+from ibert_jax.layers.layernorm import IntegerLayerNorm
+from ibert_jax.layers.linear import IntegerLinear
+from ibert_jax.layers.softmax import IntegerSoftmax
+from ibert_jax.layers.tanh import IntegerTanh
+from ibert_jax.models import IBertForSequenceClassification, IBertModel
+from ibert_jax.models.pretrained import IBertPreTrainedModel
+
+FORMAT = "ibert_jax integer model"
+VERSION = 1
+TENSORS_FILE = "integer_model.safetensors"
+MANIFEST_FILE = "integer_model.json"
+ARRAY = "array"
+"""Stands in the manifest for an array, which is in the other file under the field's path."""
+
+KINDS = {
+    kind.__name__: kind
+    for kind in (
+        IntegerAct,
+        IntegerContext,
+        IntegerDropout,
+        IntegerEmbedding,
+        IntegerGELU,
+        IntegerLayerNorm,
+        IntegerLinear,
+        IntegerPass,
+        IntegerScores,
+        IntegerSoftmax,
+        IntegerTanh,
+        Multiplier,
+    )
+}
+ARCHITECTURES: dict[str, type[IBertPreTrainedModel]] = {
+    kind.__name__: kind for kind in (IBertModel, IBertForSequenceClassification)
+}
+
+
+def save(model: IntegerModel, directory: str | os.PathLike[str]) -> None:
+    """Write a model into ``directory``, which is made if need be; other files there stay."""
+    folder = Path(directory)
+    folder.mkdir(parents=True, exist_ok=True)
+    network, arrays = model.network, {}
+    leaves = {path: _describe(path, leaf, arrays) for path, leaf in _integer_leaves(network)}
+    packed = pack_tensors(arrays)
+    manifest = {
+        "format": FORMAT,
+        "version": VERSION,
+        "architecture": type(network).__name__,
+        "config": model.config.to_dict(),
+        "scales": dict(model.scales),
+        "sha256": hashlib.sha256(packed).hexdigest(),
+        "leaves": leaves,
+    }
+    text = json.dumps(manifest, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
+    for name, content in ((TENSORS_FILE, packed), (MANIFEST_FILE, text.encode())):
+        temporary = folder / f".{name}.{os.getpid()}.tmp"
+        try:
+            temporary.write_bytes(content)
+            temporary.replace(folder / name)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def load(kind: type[IntegerModel], directory: str | os.PathLike[str]) -> IntegerModel:
+    """Read a model that ``save`` wrote.
+
+    Raises:
+        FileNotFoundError: one of the two files is missing.
+        ValueError: another format or version, or tensors that were truncated or altered.
+    """
+    folder = Path(directory)
+    manifest = read_json_object(folder / MANIFEST_FILE)
+    if manifest.get("format") != FORMAT or manifest.get("version") != VERSION:
+        raise ValueError(
+            f"{folder / MANIFEST_FILE} is {manifest.get('format')!r} version "
+            f"{manifest.get('version')!r}, expected {FORMAT!r} version {VERSION}: freeze the "
+            "model again with this version of ibert_jax"
+        )
+    arrays = _read_arrays(folder / TENSORS_FILE, manifest.get("sha256"))
+    try:
+        config = IBertConfig.from_dict(manifest["config"])
+        scales = {str(name): float(scale) for name, scale in manifest["scales"].items()}
+        leaves = {
+            path: _rebuild(path, described, arrays)
+            for path, described in manifest["leaves"].items()
+        }
+        network = _skeleton(ARCHITECTURES[manifest["architecture"]], config, leaves)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(
+            f"{folder / MANIFEST_FILE} does not describe a model ({error!r}); it was altered or "
+            "damaged, freeze the model again"
+        ) from None
+    if not all(math.isfinite(scale) and scale > 0 for scale in scales.values()):
+        raise ValueError(f"{folder / MANIFEST_FILE} holds scales that are not positive: {scales}")
+    return kind.of(network, config, scales)
+
+
+def _read_arrays(path: Path, expected: Any) -> dict[str, np.ndarray]:
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} does not exist; is {path.parent} a frozen model?")
+    content = path.read_bytes()
+    found = hashlib.sha256(content).hexdigest()
+    if found != expected:
+        raise ValueError(
+            f"{path} has SHA-256 {found[:16]}..., its manifest says {str(expected)[:16]}...: the "
+            "file was truncated or altered, copy it again"
+        )
+    try:
+        return read_tensors(content)
+    except SafetensorError as error:
+        raise ValueError(f"{path} is not a safetensors file ({error}); copy it again") from None
+
+
+def _integer_leaves(network: nnx.Module) -> Iterator[tuple[str, Any]]:
+    """(path, integer leaf) of a frozen network, in the order of its attributes."""
+    for path, module in sorted(nnx.iter_modules(network), key=lambda item: str(item[0])):
+        for name, value in sorted(vars(module).items()):
+            if type(value).__name__ in KINDS:
+                yield ".".join(map(str, (*path, name))), value
+
+
+def _describe(path: str, node: Any, arrays: dict[str, np.ndarray]) -> Any:
+    """The manifest's entry of a leaf or of a part of it; its arrays go to ``arrays``."""
+    if isinstance(node, jax.Array):
+        arrays[path] = np.asarray(node)
+        return ARRAY
+    if isinstance(node, tuple):
+        return [_describe(f"{path}.{index}", part, arrays) for index, part in enumerate(node)]
+    if dataclasses.is_dataclass(node):
+        fields = {
+            field.name: _describe(f"{path}.{field.name}", getattr(node, field.name), arrays)
+            for field in dataclasses.fields(node)
+        }
+        return {"kind": type(node).__name__, **fields}
+    return node
+
+
+def _rebuild(path: str, described: Any, arrays: dict[str, np.ndarray]) -> Any:
+    """The inverse of ``_describe``."""
+    if described == ARRAY:
+        return jnp.asarray(arrays[path])
+    if isinstance(described, list):
+        parts = enumerate(described)
+        return tuple(_rebuild(f"{path}.{index}", part, arrays) for index, part in parts)
+    if isinstance(described, dict):
+        fields = dict(described)
+        kind = KINDS[fields.pop("kind")]
+        return kind(**{n: _rebuild(f"{path}.{n}", part, arrays) for n, part in fields.items()})
+    return described
+
+
+def _skeleton(
+    kind: type[IBertPreTrainedModel], config: IBertConfig, leaves: dict[str, Any]
+) -> nnx.Module:
+    """The network of ``kind`` with its leaves replaced; every leaf must be given."""
+    network: Any = nnx.eval_shape(lambda: kind(config, rngs=nnx.Rngs(0)))
+    if not any(path.startswith("pooler.") for path in leaves) and hasattr(network, "pooler"):
+        network.pooler = None
+    replace_leaves(network, leaves)
+    return network
+
+
+def replace_leaves(network: Any, leaves: dict[str, Any]) -> None:
+    """Put an integer leaf in the place of each leaf of a model, in place.
+
+    Raises:
+        KeyError: a leaf for which there is none.
+    """
+    for path in network.leaves():
+        *parents, name = path.split(".")
+        parent = network
+        for step in parents:
+            parent = parent[int(step)] if step.isdigit() else getattr(parent, step)
+        setattr(parent, name, nnx.data(leaves[path]))
