@@ -1,0 +1,212 @@
+"""What you train is what you run: the integers of the program, however it is asked."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+
+import ibert_jax as ib
+from ibert_jax.frozen.storage import MANIFEST_FILE, TENSORS_FILE
+
+from .conftest import inputs, make
+
+SCHEMES = ["channel", "reference"]
+Models = Callable[[str], tuple[ib.IBertForSequenceClassification, ib.IntegerModel]]
+
+
+def integers(program: ib.IntegerModel, batch: dict[str, np.ndarray]) -> np.ndarray:
+    return np.asarray(program.integers(**batch).logits)
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_equals_the_quantization_aware_model(models: Models, scheme: str) -> None:
+    model, program = models(scheme)
+    batch = inputs(9, 24, 5)
+    simulated = jax.jit(lambda m, **b: m(**b).logits)(model, **batch)
+    frozen = program.integers(**batch).logits
+    assert frozen.dtype == np.int32
+    assert np.array_equal(simulated.q, frozen)
+    assert len(np.unique(frozen)) > 20  # or equality would say nothing
+    np.testing.assert_array_equal(program(**batch).logits, simulated.value)
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_stays_close_to_the_float_model(models: Models, scheme: str) -> None:
+    model, program = models(scheme)
+    batch = inputs(32, 20, 6)
+    model.quantize(False)
+    exact = np.asarray(model(**batch).logits)
+    model.quantize(True)
+    error = np.abs(np.asarray(program(**batch).logits) - exact)
+    assert error.max() < 0.15 * np.abs(exact).max()
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_batch_size_order_and_padding_do_not_matter(models: Models, scheme: str) -> None:
+    _, program = models(scheme)
+    batch = inputs(7, 20, 7)
+    whole = integers(program, batch)
+    order = np.array([3, 0, 6, 2, 5, 1, 4])
+    assert np.array_equal(integers(program, {k: v[order] for k, v in batch.items()}), whole[order])
+    for row in range(7):
+        length = int(batch["attention_mask"][row].sum())
+        alone = {name: value[row : row + 1, :length] for name, value in batch.items()}
+        assert np.array_equal(integers(program, alone)[0], whole[row])
+    for length in (64, 128):
+        padded = {
+            "input_ids": np.pad(batch["input_ids"], ((0, 0), (0, length - 20)), constant_values=1),
+            "attention_mask": np.pad(batch["attention_mask"], ((0, 0), (0, length - 20))),
+        }
+        assert np.array_equal(integers(program, padded), whole)
+
+
+def test_accepts_any_integer_type_and_defaults(models: Models) -> None:
+    _, program = models("channel")
+    ids = inputs(2, 6)["input_ids"]
+    want = integers(program, {"input_ids": ids, "attention_mask": np.ones_like(ids)})
+    for dtype in (np.int64, np.uint8, np.int16):
+        assert np.array_equal(program.integers(ids.astype(dtype)).logits, want)
+    zeros = np.zeros_like(ids)
+    assert np.array_equal(program.integers(ids, token_type_ids=zeros).logits, want)
+
+
+def test_a_row_without_tokens_is_defined(models: Models) -> None:
+    model, program = models("channel")
+    batch = inputs(3, 8)
+    batch["attention_mask"][1] = 0
+    simulated = jax.jit(lambda m, **b: m(**b).logits.q)(model, **batch)
+    assert np.array_equal(integers(program, batch), simulated)
+
+
+def test_every_leaf_is_an_integer(models: Models) -> None:
+    for scheme in SCHEMES:
+        leaves = jax.tree.leaves(models(scheme)[1])
+        assert leaves and {leaf.dtype.kind for leaf in leaves} == {"i"}
+
+
+def test_runs_under_jit_and_vmap(models: Models) -> None:
+    _, program = models("channel")
+    batch = inputs(4, 8, 3)
+    whole = integers(program, batch)
+    run = jax.jit(lambda p, i, m: p.integers(i, attention_mask=m).logits)
+    assert np.array_equal(run(program, batch["input_ids"], batch["attention_mask"]), whole)
+    mapped = jax.vmap(lambda i, m: program.integers(i[None], attention_mask=m[None]).logits[0])
+    ids, mask = (jax.numpy.asarray(batch[n], np.int32) for n in ("input_ids", "attention_mask"))
+    assert np.array_equal(mapped(ids, mask), whole)
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_save_and_load(models: Models, scheme: str, tmp_path: Path) -> None:
+    _, program = models(scheme)
+    (tmp_path / "mine.txt").write_text("stays")
+    program.save(tmp_path)
+    program.save(tmp_path)  # over an existing one
+    loaded = ib.IntegerModel.load(tmp_path)
+    assert loaded.structure == program.structure and loaded.config == program.config
+    for a, b in zip(loaded.tensors, program.tensors, strict=True):
+        assert a.dtype == b.dtype and np.array_equal(a, b)
+    batch = inputs(3, 9)
+    np.testing.assert_array_equal(loaded(**batch).logits, program(**batch).logits)
+    names = sorted(path.name for path in tmp_path.iterdir())
+    assert names == [MANIFEST_FILE, TENSORS_FILE, "mine.txt"]
+
+
+def damage(folder: Path, how: str) -> None:
+    tensors, manifest = folder / TENSORS_FILE, folder / MANIFEST_FILE
+    content, text = tensors.read_bytes(), manifest.read_text()
+    values: dict[str, Any] = json.loads(text)
+    if how == "no tensors":
+        tensors.unlink()
+    elif how == "no manifest":
+        manifest.unlink()
+    elif how == "truncated tensors":
+        tensors.write_bytes(content[:-100])
+    elif how == "one bit":
+        tensors.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    elif how == "truncated manifest":
+        manifest.write_text(text[:-50])
+    elif how == "another version":
+        manifest.write_text(json.dumps({**values, "version": 99}))
+    elif how == "another file":
+        manifest.write_text(json.dumps({"hello": 1}))
+    elif how == "a missing leaf":
+        values["leaves"].pop("classifier.dense")
+        manifest.write_text(json.dumps(values))
+    elif how == "an unknown kind":
+        values["leaves"]["classifier.dense"]["kind"] = "Pickle"
+        manifest.write_text(json.dumps(values))
+    elif how == "a bad scale":
+        manifest.write_text(json.dumps({**values, "scales": {"logits": -1.0}}))
+
+
+@pytest.mark.parametrize(
+    ("how", "sentence"),
+    [
+        ("no tensors", "integer_model.safetensors does not exist"),
+        ("no manifest", "integer_model.json does not exist"),
+        ("truncated tensors", "truncated or altered"),
+        ("one bit", "truncated or altered"),
+        ("truncated manifest", "not valid JSON"),
+        ("another version", "freeze the model again"),
+        ("another file", "expected 'ibert_jax integer model'"),
+        ("a missing leaf", "does not describe a model"),
+        ("an unknown kind", "does not describe a model"),
+        ("a bad scale", "not positive"),
+    ],
+)
+def test_a_damaged_directory_is_refused(
+    models: Models, tmp_path: Path, how: str, sentence: str
+) -> None:
+    models("channel")[1].save(tmp_path)
+    damage(tmp_path, how)
+    with pytest.raises((ValueError, FileNotFoundError), match=sentence):
+        ib.IntegerModel.load(tmp_path)
+
+
+def test_freezing_before_calibration_names_the_ranges() -> None:
+    with pytest.raises(ValueError, match=r"never calibrated \(.*act.*call ib\.calibrate"):
+        ib.freeze(make("channel"))
+    with pytest.raises(ValueError, match="at least one batch"):
+        ib.calibrate(make("channel"), [])
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"input_ids": np.array([[0, 200]])}, "input_ids"),
+        ({"input_ids": np.array([[0, -1]])}, "input_ids"),
+        ({"input_ids": np.array([0, 5])}, "shape"),
+        ({"input_ids": np.array([[0.5, 1.0]])}, "integer"),
+        ({"input_ids": np.full((1, 139), 5)}, "at most 138 tokens"),
+        ({"attention_mask": np.array([[1, 2]])}, "attention_mask"),
+        ({"attention_mask": np.array([[1, 1, 1]])}, "attention_mask"),
+        ({"token_type_ids": np.array([[0, 2]])}, "token_type_ids"),
+        ({"position_ids": np.array([[0, 140]])}, "position_ids"),
+    ],
+)
+def test_bad_arguments_get_a_sentence(
+    models: Models, change: dict[str, np.ndarray], sentence: str
+) -> None:
+    _, program = models("channel")
+    arguments = {"input_ids": np.array([[0, 5]]), **change}
+    with pytest.raises((ValueError, TypeError), match=sentence):
+        program(**arguments)
+
+
+@pytest.mark.parametrize("size", [1e-6, 1e-3, 30.0])
+def test_equal_whatever_the_weights(size: float) -> None:
+    """Tiny and huge weights, a LayerNorm weight of zero, a row of zeros."""
+    model = make("channel", spread=size, num_hidden_layers=1)
+    layer = model.ibert.encoder.layer[0]
+    layer.output.LayerNorm.weight[...] = layer.output.LayerNorm.weight[...].at[3].set(0.0)
+    layer.intermediate.dense.weight[...] = layer.intermediate.dense.weight[...].at[5].set(0.0)
+    batch = inputs(4, 10, 8)
+    ib.calibrate(model, [batch])
+    simulated = jax.jit(lambda m, **b: m(**b).logits.q)(model, **batch)
+    assert np.array_equal(integers(ib.freeze(model), batch), simulated)

@@ -1,0 +1,78 @@
+"""8-bit products: exact by every path, under every transformation."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ibert_jax import spec
+from ibert_jax.integer import matmul
+from ibert_jax.integer.matmul import dot_u8_s8, int8_linear, shift_bias
+
+BATCHED = (((2,), (1,)), ((0,), (0,)))
+
+
+def linear_case(rows: int, k: int, n: int) -> tuple[jax.Array, jax.Array, jax.Array]:
+    rng = np.random.default_rng(rows + k)
+    q = rng.integers(-128, 128, (rows, k))
+    weight = rng.integers(-127, 128, (n, k))
+    q[0], weight[0] = -128, 127
+    bias = rng.integers(-(2**30), 2**30, n)
+    return jnp.asarray(q, jnp.int8), jnp.asarray(weight, jnp.int8), jnp.asarray(bias, jnp.int32)
+
+
+@pytest.mark.parametrize(("rows", "k", "n"), [(1, 1, 1), (3, 7, 5), (64, 384, 96), (5, 3072, 33)])
+def test_linear_is_the_specification(rows: int, k: int, n: int) -> None:
+    q, weight, bias = linear_case(rows, k, n)
+    got = int8_linear(q, weight, bias, shift_bias(weight, bias))
+    exact = np.asarray(q).astype(np.int64) @ np.asarray(weight).T.astype(np.int64) + np.asarray(bias)
+    assert np.array_equal(got, exact)
+    assert got[0].tolist() == spec.linear(q[0].tolist(), weight.tolist(), bias.tolist())
+
+
+def test_eager_jitted_and_mapped_agree() -> None:
+    q, weight, bias = linear_case(12, 40, 9)
+    shifted = shift_bias(weight, bias)
+    want = np.asarray(int8_linear(q, weight, bias, shifted))
+    assert np.array_equal(jax.jit(int8_linear)(q, weight, bias, shifted), want)
+    mapped = jax.vmap(int8_linear, (0, None, None, None))(q.reshape(3, 4, 40), weight, bias, shifted)
+    assert np.array_equal(mapped.reshape(12, 9), want)
+
+
+def mixed_case() -> tuple[jax.Array, jax.Array, np.ndarray]:
+    rng = np.random.default_rng(2)
+    a, b = rng.integers(0, 256, (6, 5, 16)), rng.integers(-128, 128, (6, 16, 8))
+    exact = np.einsum("brk,bkn->brn", a, b)
+    return jnp.asarray(a, jnp.uint8), jnp.asarray(b, jnp.int8), exact
+
+
+def test_mixed_product_and_its_plain_form_agree() -> None:
+    a, b, exact = mixed_case()
+    assert np.array_equal(dot_u8_s8(a, b, BATCHED), exact)
+    # What other platforms lower to.
+    assert np.array_equal(matmul._plain(a, b, dimensions=BATCHED), exact)
+
+
+def test_mixed_product_under_vmap() -> None:
+    a, b, exact = mixed_case()
+    single = (((1,), (0,)), ((), ()))
+    mapped = jax.vmap(lambda x, y: dot_u8_s8(x, y, single))(a, b)
+    assert np.array_equal(mapped, exact)
+    one_side = jax.vmap(lambda x: dot_u8_s8(x, b[0], single))(a)
+    assert np.array_equal(one_side, np.einsum("brk,kn->brn", np.asarray(a).astype(int), b[0]))
+
+
+def test_mixed_product_refuses_other_types() -> None:
+    a, b, _ = mixed_case()
+    with pytest.raises(TypeError, match="uint8 and int8"):
+        dot_u8_s8(b, b, BATCHED)
+
+
+def test_mixed_product_stays_8_bit_on_cpu() -> None:
+    if jax.default_backend() != "cpu":
+        pytest.skip("the CPU backend's lowering")
+    a, b, _ = mixed_case()
+    text = jax.jit(lambda a, b: dot_u8_s8(a, b, BATCHED)).lower(a, b).as_text()
+    assert "tensor<6x5x16xui8>, tensor<6x16x8xi8>" in text
