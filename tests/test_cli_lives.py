@@ -42,7 +42,8 @@ def trained(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     arguments = ["train", str(tiny_checkpoint), "--train", str(data), "--dev", str(data)]
     arguments += ["--output", str(folder / "run"), "--float-epochs", "12", "--batch-size", "16"]
     arguments += ["--learning-rate", "3e-3", "--qat-learning-rate", "1e-4", "--dropout", "0"]
-    assert main([*arguments, "--attention-dropout", "0", "--traceback"]) == 0
+    arguments += ["--attention-dropout", "0", "--length-buckets", "1", "--traceback"]
+    assert main(arguments) == 0
     return folder / "run"
 
 
@@ -111,10 +112,8 @@ def test_frozen_twice_is_refused(
 
 
 def test_certify(frozen: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    command = ["certify", str(frozen), "--batch-size", "2", "--sequence-length", "16"]
+    command = ["certify", str(frozen), "--batch-size", "2", "--sequence-length", "16", "--json"]
     assert main(command) == 0
-    assert capsys.readouterr().out.startswith("integer-only: ")
-    assert main([*command, "--json"]) == 0
     certificate = json.loads(capsys.readouterr().out)
     assert set(certificate["float_operations"].values()) == {0}
     assert (certificate["batch_size"], certificate["sequence_length"]) == (2, 16)

@@ -24,8 +24,13 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser.add_argument(
         "model", nargs="?", help="integer model (default: the one inside the package)"
     )
-    parser.add_argument("--batch-size", type=positive, default=8, metavar="N")
-    parser.add_argument("--sequence-length", type=positive, default=128, metavar="N")
+    parser.add_argument("--batch-size", type=positive, default=8, metavar="N", help="default: 8")
+    parser.add_argument(
+        "--sequence-length",
+        type=positive,
+        metavar="N",
+        help="default: 128, or what the model's positions allow",
+    )
     parser.add_argument(
         "--json", action="store_true", help="the whole certificate, with every operation counted"
     )
@@ -39,8 +44,9 @@ def run(args: argparse.Namespace) -> int:
     from ibert_jax.proof import CertificateError, certify
 
     program = IntegerModel.load(args.model or default_directory())
+    length = args.sequence_length or min(128, program.config.max_sequence_length)
     try:
-        certificate = certify(program, args.batch_size, args.sequence_length)
+        certificate = certify(program, args.batch_size, length)
     except CertificateError as error:
         console.note(f"not certified: {error}")
         return 1
