@@ -103,6 +103,12 @@ class Checkpoints:
         leaves = [jnp.array(found["state"][name], copy=True) for name in shapes]
         return jax.tree.unflatten(jax.tree.structure(like), leaves), Position(**position)
 
+    def __enter__(self) -> Checkpoints:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
     def close(self) -> None:
         """Release the threads behind it."""
         self._manager.close()

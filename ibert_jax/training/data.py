@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from ibert_jax.lines import read_lines
 from ibert_jax.tokenizer import Tokenizer
 
 
@@ -105,12 +106,12 @@ def _read_rows(path: Path, text_column: str, label_column: str) -> Iterator[_Row
 
 
 def _tsv_rows(path: Path, text_column: str, label_column: str) -> Iterator[_Row]:
-    rows = ((number, line.split("\t")) for number, line in _lines(path) if line.strip())
+    rows = ((number, line.split("\t")) for number, line in read_lines(path) if line.strip())
     return _columns(rows, path, text_column, label_column)
 
 
 def _csv_rows(path: Path, text_column: str, label_column: str) -> Iterator[_Row]:
-    reader = csv.reader(line + "\n" for _, line in _lines(path))
+    reader = csv.reader(line + "\n" for _, line in read_lines(path))
     rows = ((reader.line_num, cells) for cells in reader if cells)
     return _columns(rows, path, text_column, label_column)
 
@@ -139,7 +140,7 @@ def _columns(
 
 
 def _json_rows(path: Path, text_column: str, label_column: str) -> Iterator[_Row]:
-    for number, line in _lines(path):
+    for number, line in read_lines(path):
         if not line.strip():
             continue
         try:
@@ -172,29 +173,3 @@ def _label(cell: Any, label2id: Mapping[str, int], number: int, path: Path) -> i
         f"expected one of the labels {', '.join(label2id)} or an index below {len(label2id)}, got "
         f"{text!r} in line {number} of {path}; other labels can be named in the options"
     )
-
-
-def _lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Lines of a UTF-8 file with their numbers from 1.
-
-    They end at a newline only: other Unicode separators belong to the sentence.
-    """
-    if path.is_dir():
-        raise IsADirectoryError(f"expected a file of labelled sentences, {path} is a folder")
-    if not path.exists():
-        raise FileNotFoundError(f"expected a file of labelled sentences, {path} does not exist")
-    with path.open("rb") as stream:
-        yield from _decode(stream, path)
-
-
-def _decode(stream: Iterable[bytes], path: Path) -> Iterator[tuple[int, str]]:
-    for number, raw in enumerate(stream, 1):
-        if number == 1:
-            raw = raw.removeprefix(b"\xef\xbb\xbf")  # a byte order mark
-        try:
-            yield number, raw.decode().rstrip("\r\n")
-        except UnicodeDecodeError as error:
-            raise ValueError(
-                f"expected UTF-8 text, got byte 0x{raw[error.start]:02x} in line {number} of "
-                f"{path}; convert the file to UTF-8"
-            ) from None

@@ -73,11 +73,8 @@ def finetune(
         f"{', '.join(map(str, data.train.lengths))} tokens; {examples.truncated} cut short",
         file=shown,
     )
-    checkpoints = Checkpoints(run.checkpoints, keep=options.keep_checkpoints)
-    try:
+    with Checkpoints(run.checkpoints, keep=options.keep_checkpoints) as checkpoints:
         return _Finetuning(options, run, model, tokenizer, data, checkpoints, shown).run()
-    finally:
-        checkpoints.close()
 
 
 def _load_model(options: TrainOptions) -> IBertForSequenceClassification:

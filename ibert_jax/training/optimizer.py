@@ -68,7 +68,16 @@ def make_optimizer(
     def mask(params: Mapping[str, jax.Array]) -> dict[str, bool]:
         return {name: decays(name) for name in params}
 
-    return optax.chain(
+    chain = optax.chain(
         clip_by_global_norm(clip_norm),
         optax.adamw(schedule, weight_decay=weight_decay, mask=mask),
     )
+
+    def update(
+        updates: optax.Updates, state: optax.OptState, params: optax.Params | None = None
+    ) -> tuple[optax.Updates, optax.OptState]:
+        # optax raises a Python float to an int32 count, which strict promotion refuses.
+        with jax.numpy_dtype_promotion("standard"):
+            return chain.update(updates, state, params)
+
+    return optax.GradientTransformation(chain.init, update)
