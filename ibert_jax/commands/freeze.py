@@ -47,9 +47,8 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Calibrate where asked to, freeze, and write program and tokenizer."""
-    sentences = None if args.calibration is None else _sentences(args)
+    sentences = None if args.calibration is None else read_sentences(args)
 
-    from ibert_jax.frozen import freeze
     from ibert_jax.inference import load_classifier
     from ibert_jax.quantize import calibrate
     from ibert_jax.tokenizer import Tokenizer
@@ -59,22 +58,35 @@ def run(args: argparse.Namespace) -> int:
     if (Path(args.checkpoint) / "integer_model.json").is_file():
         raise ValueError(f"expected a checkpoint, {args.checkpoint} is frozen already")
     if sentences is not None:
-        batches = list(_batches(sentences, tokenizer, model.config, args))
+        batches = list(calibration_batches(sentences, tokenizer, model.config, args))
         calibrate(model, console.progress(batches, what="calibration batches"))
-    freeze(model).save(args.output)
+    program = _frozen(model)
+    program.save(args.output)
     tokenizer.save(args.output)
     size = sum(path.stat().st_size for path in Path(args.output).iterdir() if path.is_file())
     print(f"integer model written to {args.output}, {size / 1e6:.1f} MB")
     return 0
 
 
-def _sentences(args: argparse.Namespace) -> list[str]:
+def _frozen(model: Any) -> Any:
+    """`freeze`, whose advice for an uncalibrated model is put in this command's terms."""
+    from ibert_jax.frozen import freeze
+
+    try:
+        return freeze(model)
+    except ValueError as error:
+        if "never calibrated" not in str(error):
+            raise
+        raise ValueError(f"{error}; here: give --calibration FILE") from None
+
+
+def read_sentences(args: argparse.Namespace) -> list[str]:
     """The first calibration sentences."""
     lines = not_blank(read_lines(args.calibration), args.calibration)
     return [line.text for line in itertools.islice(lines, args.calibration_rows)]
 
 
-def _batches(
+def calibration_batches(
     sentences: list[str], tokenizer: Any, config: Any, args: argparse.Namespace
 ) -> Iterator[dict[str, Any]]:
     """The model's arguments for every batch of sentences, padded to few lengths."""
