@@ -11,7 +11,7 @@ import numpy as np
 from flax import nnx
 
 from ibert_jax.frozen.program import IntegerModel
-from ibert_jax.frozen.storage import replace_leaves
+from ibert_jax.frozen.network import replace_leaves, stack_layers
 from ibert_jax.integer.dyadic import Multiplier
 from ibert_jax.layers.leaf import ObservingLeaf, set_life
 from ibert_jax.models.pretrained import IBertPreTrainedModel
@@ -45,7 +45,8 @@ def freeze(model: IBertPreTrainedModel) -> IntegerModel:
     for _, module in nnx.iter_modules(network):
         if isinstance(module, IBertPreTrainedModel):
             module.config = config
-    replace_leaves(network, {path: settle(leaf) for path, leaf in leaves.items()})
+    replace_leaves(network, {path: _without_idle_shifts(leaves, path) for path in leaves})
+    stack_layers(network)
     return IntegerModel.of(network, config, {name: float(s) for name, s in scales.items()})
 
 
@@ -64,13 +65,27 @@ def _record(network: Any) -> tuple[dict[str, Any], dict[str, jax.Array]]:
     return {path: leaf.integer for path, leaf in network.leaves().items()}, scales
 
 
-def settle(leaf: Any) -> Any:
-    """An integer leaf as stored: real arrays, and no left shift where none shifts."""
+def _without_idle_shifts(leaves: dict[str, Any], path: str) -> Any:
+    """The integer leaf at ``path``, its left shifts left out where none of its kind shifts.
 
-    def simplify(node: Any) -> Any:
-        if isinstance(node, Multiplier) and not np.any(node.pre):
-            return dataclasses.replace(node, pre=None)
-        return node
+    Its kind: the leaves at the same place of every layer, which must keep one structure.
+    """
+    kind = [leaf for other, leaf in leaves.items() if _place(other) == _place(path)]
 
-    kept = jax.tree.map(simplify, leaf, is_leaf=lambda node: isinstance(node, Multiplier))
-    return jax.tree.map(jnp.asarray, kept)
+    def shifts(node: Any) -> bool:
+        return isinstance(node, Multiplier) and bool(np.any(node.pre))
+
+    def is_multiplier(node: Any) -> bool:
+        return isinstance(node, Multiplier)
+
+    if not any(map(shifts, jax.tree.leaves(kind, is_leaf=is_multiplier))):
+        return jax.tree.map(
+            lambda n: dataclasses.replace(n, pre=None) if is_multiplier(n) else n,
+            leaves[path],
+            is_leaf=is_multiplier,
+        )
+    return leaves[path]
+
+
+def _place(path: str) -> str:
+    return ".".join("*" if step.isdigit() else step for step in path.split("."))

@@ -26,6 +26,7 @@ from safetensors.numpy import load as read_tensors
 from safetensors.numpy import save as pack_tensors
 
 from ibert_jax.config import IBertConfig, read_json_object
+from ibert_jax.frozen.network import frozen_network
 from ibert_jax.frozen.program import IntegerModel
 from ibert_jax.integer.dyadic import Multiplier
 from ibert_jax.layers.activation import IntegerAct, IntegerPass
@@ -118,7 +119,7 @@ def load(kind: type[IntegerModel], directory: str | os.PathLike[str]) -> Integer
             path: _rebuild(path, described, arrays)
             for path, described in manifest["leaves"].items()
         }
-        network = _skeleton(ARCHITECTURES[manifest["architecture"]], config, leaves)
+        network = frozen_network(ARCHITECTURES[manifest["architecture"]], config, leaves)
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(
             f"{folder / MANIFEST_FILE} does not describe a model ({error!r}); it was altered or "
@@ -181,28 +182,3 @@ def _rebuild(path: str, described: Any, arrays: dict[str, np.ndarray]) -> Any:
         kind = KINDS[fields.pop("kind")]
         return kind(**{n: _rebuild(f"{path}.{n}", part, arrays) for n, part in fields.items()})
     return described
-
-
-def _skeleton(
-    kind: type[IBertPreTrainedModel], config: IBertConfig, leaves: dict[str, Any]
-) -> nnx.Module:
-    """The network of ``kind`` with its leaves replaced; every leaf must be given."""
-    network: Any = nnx.eval_shape(lambda: kind(config, rngs=nnx.Rngs(0)))
-    if not any(path.startswith("pooler.") for path in leaves) and hasattr(network, "pooler"):
-        network.pooler = None
-    replace_leaves(network, leaves)
-    return network
-
-
-def replace_leaves(network: Any, leaves: dict[str, Any]) -> None:
-    """Put an integer leaf in the place of each leaf of a model, in place.
-
-    Raises:
-        KeyError: a leaf for which there is none.
-    """
-    for path in network.leaves():
-        *parents, name = path.split(".")
-        parent = network
-        for step in parents:
-            parent = parent[int(step)] if step.isdigit() else getattr(parent, step)
-        setattr(parent, name, nnx.data(leaves[path]))

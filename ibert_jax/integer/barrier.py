@@ -9,9 +9,10 @@ no regard for an ``optimization_barrier`` there, but it never fuses across a con
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from functools import wraps
-from typing import Any, ParamSpec, TypeVar
+from typing import ParamSpec, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -23,22 +24,29 @@ Arrays = TypeVar("Arrays")
 
 
 def materialized(function: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
-    """``function``, with its results written to memory before anything reads them.
+    """``function``, compiled apart, its results written to memory before anything reads them.
 
-    The function is called with arrays (or pytrees of them) by position; keywords are static.
-    On CPU it runs inside a conditional whose predicate always holds but which XLA cannot know
-    to hold; elsewhere it is called as it is. The values are the same.
+    The function takes arrays (or pytrees of them) by position; keyword-only arguments are
+    static. On CPU it runs inside a conditional whose predicate always holds but which XLA
+    cannot know to hold; elsewhere it is called as it is. The values are the same.
     """
+    parameters = inspect.signature(function).parameters.values()
+    static_names = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
+    apart = jax.jit(function, static_argnames=static_names)
 
     @wraps(function)
     def fenced(*arguments: Arguments.args, **static: Arguments.kwargs) -> Result:
         leaves, structure = jax.tree.flatten(arguments)
 
         def plain(*leaves: jax.Array) -> Result:
-            return function(*jax.tree.unflatten(structure, leaves), **static)
+            return apart(*jax.tree.unflatten(structure, leaves), **static)
+
+        def zeros(*leaves: jax.Array) -> Result:
+            shapes = jax.eval_shape(plain, *leaves)
+            return jax.tree.map(lambda shape: jnp.zeros(shape.shape, shape.dtype), shapes)
 
         def conditional(*leaves: jax.Array) -> Result:
-            return lax.cond(_always(leaves[0]), plain, _zeros_of(plain), *leaves)
+            return lax.cond(_always(leaves[0]), plain, zeros, *leaves)
 
         return lax.platform_dependent(*leaves, cpu=conditional, default=plain)
 
@@ -62,11 +70,3 @@ def _always(x: jax.Array) -> jax.Array:
     head = x[(0,) * x.ndim]
     bits = lax.bitcast_convert_type(head, jnp.uint32) if head.dtype == jnp.float32 else head
     return lax.clz(bits.astype(jnp.int32)) <= 32
-
-
-def _zeros_of(function: Callable[..., Any]) -> Callable[..., Any]:
-    def zeros(*leaves: jax.Array) -> Any:
-        shapes = jax.eval_shape(function, *leaves)
-        return jax.tree.map(lambda shape: jnp.zeros(shape.shape, shape.dtype), shapes)
-
-    return zeros

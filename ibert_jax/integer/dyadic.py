@@ -37,6 +37,17 @@ class Multiplier:
     pre: jax.Array | None = None
 
 
+def pack(multiplier: Multiplier) -> jax.Array:
+    """The four constants in one int32 array [4, ...]: XLA computes one array in one kernel."""
+    assert multiplier.pre is not None
+    return jnp.stack([multiplier.m, multiplier.offset, multiplier.shift, multiplier.pre])
+
+
+def unpack(packed: jax.Array) -> Multiplier:
+    """The inverse of ``pack``."""
+    return Multiplier(packed[0], packed[1], packed[2], packed[3])
+
+
 def align(constant: jax.Array, ndim: int) -> jax.Array:
     """A scalar as it is, a [C] constant as [1, ..., 1, C] of rank ``ndim``."""
     return constant.reshape((1,) * (ndim - 1) + (-1,)) if constant.ndim == 1 else constant

@@ -13,7 +13,7 @@ import numpy as np
 
 
 from ibert_jax.integer.barrier import materialized
-from ibert_jax.integer.dyadic import Multiplier, clip_bits, requantize
+from ibert_jax.integer.dyadic import Multiplier, clip_bits, pack, requantize, unpack
 from ibert_jax.layers.leaf import ObservingLeaf
 from ibert_jax.layers.linear import QuantLinear
 from ibert_jax.quantize.calibration import balanced_exponents
@@ -98,16 +98,10 @@ class QuantAct(ObservingLeaf):
 
     def scale(self) -> jax.Array:
         """The output's short scale, float32 scalar or [C], from the observed range."""
-        assert self.form.bits is not None
-        absolute = self.absolute_range()
-        if self.form.granularity == "tensor":
-            return scale_of_range(absolute, bits=self.form.bits)
-        if self.form.granularity == "channel":
-            floor = jnp.max(absolute) * QUIETEST_CHANNEL
-            return scale_of_range(jnp.maximum(absolute, floor), bits=self.form.bits)
-        exponent = self.channel_exponent[...].astype(jnp.int32)
-        tensor = jnp.max(absolute * power_of_two(-exponent))
-        return scale_of_range(tensor, bits=self.form.bits) * power_of_two(exponent)
+        return _scale(self.absolute_range(), self._exponent(), self.form)
+
+    def _exponent(self) -> jax.Array | None:
+        return self.channel_exponent[...] if self.form.granularity == "balanced" else None
 
     @property
     def needed(self) -> bool:
@@ -131,12 +125,40 @@ class QuantAct(ObservingLeaf):
         if not self.quantized:
             return add(*values)
         tensors = [x for x in operands if isinstance(x, QuantizedTensor)]
-        scale, wide = self.scale(), self.form.bits > WIDEST_NARROW
-        integer = IntegerAct(
-            tuple(multiplier(x.scale, scale, wide=wide, offset=x.offset) for x in tensors),
-            self.form.bits,
+        scale, multipliers = _constants(
+            self.absolute_range(),
+            self._exponent(),
+            [(x.scale, x.offset) for x in tensors],
+            form=self.form,
         )
+        integer = IntegerAct(tuple(map(unpack, multipliers)), self.form.bits)
         q = self.record(integer)(*(x.q for x in tensors))
         return QuantizedTensor(q, scale, straight_through(add, dequantize(q, scale), *values))
 
 
+def _scale(absolute: jax.Array, exponent: jax.Array | None, form: ActivationFormat) -> jax.Array:
+    assert form.bits is not None
+    if form.granularity == "tensor":
+        return scale_of_range(absolute, bits=form.bits)
+    if exponent is None:
+        floor = jnp.max(absolute) * QUIETEST_CHANNEL
+        return scale_of_range(jnp.maximum(absolute, floor), bits=form.bits)
+    whole = exponent.astype(jnp.int32)
+    tensor = jnp.max(absolute * power_of_two(-whole))
+    return scale_of_range(tensor, bits=form.bits) * power_of_two(whole)
+
+
+@materialized
+def _constants(
+    absolute: jax.Array,
+    exponent: jax.Array | None,
+    operands: list[tuple[jax.Array, jax.Array | None]],
+    *,
+    form: ActivationFormat,
+) -> tuple[jax.Array, list[jax.Array]]:
+    """The output's scale, and the packed multiplier of each (scale, offset) that comes in."""
+    assert form.bits is not None
+    scale, wide = _scale(absolute, exponent, form), form.bits > WIDEST_NARROW
+    return scale, [
+        pack(multiplier(incoming, scale, wide=wide, offset=offset)) for incoming, offset in operands
+    ]

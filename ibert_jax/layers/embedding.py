@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import lax
 
+from ibert_jax.integer.barrier import materialized
 from ibert_jax.layers.leaf import Leaf
 from ibert_jax.quantize.constants import (
     RANGE_FLOOR,
@@ -45,7 +46,7 @@ class IntegerEmbedding:
     ratio: jax.Array
 
     def __call__(self, ids: jax.Array) -> jax.Array:
-        """int32 ids [B, T] -> int32 [B, T, C], 16 bits (widths: 8 + 21 bits inside)."""
+        """int32 ids [B, T] -> int32 [B, T, C], at most 2^15 (1 + 2^-10): 8 + 21 bits inside."""
         rows = look_up(self.weight, ids).astype(jnp.int32)
         wide = rows * look_up(self.ratio, ids)[..., None]
         return (wide + 2 ** (RATIO_BITS - 1)) >> RATIO_BITS
@@ -60,16 +61,23 @@ def quantize_embedding(
         The integer leaf and the scale of its 16-bit results, a float32 scalar.
     """
     largest = jnp.max(jnp.abs(weight), axis=1)
-    output = scale_of_range(jnp.max(largest), bits=OUTPUT_BITS)
     rows = largest if per_row else jnp.broadcast_to(jnp.max(largest), largest.shape)
-    # A row far below the table's largest would only be quantized to the output's own steps.
-    steps = steps_per_unit(jnp.maximum(rows, RANGE_FLOOR), bits=bits)
+    steps, ratio, output = _row_constants(rows, bits=bits)
     integers = round_to(weight, steps[:, None], 2 ** (bits - 1) - 1).astype(jnp.int8)
-    ratio = multiplier(reciprocal(steps), output, wide=True)
-    # m 2^-(32 + shift - pre) is the ratio; the constants of an exact shift by 12 are taken.
-    right = 20 + ratio.shift - (0 if ratio.pre is None else ratio.pre)
-    rounded = (jnp.right_shift(ratio.m, jnp.clip(right - 1, 0, 31)) + 1) >> 1
-    return IntegerEmbedding(integers, rounded), output
+    return IntegerEmbedding(integers, ratio), output
+
+
+@materialized
+def _row_constants(rows: jax.Array, *, bits: int) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Steps per unit and ratio of each row, from its largest element; the output's scale."""
+    output = scale_of_range(jnp.max(rows), bits=OUTPUT_BITS)
+    steps = steps_per_unit(jnp.maximum(rows, RANGE_FLOOR), bits=bits)
+    constants = multiplier(reciprocal(steps), output, wide=True)
+    assert constants.pre is not None
+    # m 2^-(32 + shift - pre) is the ratio, wanted at 12 fractional bits.
+    right = 32 - RATIO_BITS + constants.shift - constants.pre
+    ratio = (jnp.right_shift(constants.m, jnp.clip(right - 1, 0, 31)) + 1) >> 1
+    return steps, ratio, output
 
 
 class QuantEmbedding(Leaf):

@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from ibert_jax.integer.dyadic import Multiplier, requantize
+from ibert_jax.integer.barrier import materialized
+from ibert_jax.integer.dyadic import Multiplier, pack, requantize, unpack
 from ibert_jax.integer.gelu import GRIDS, igelu
 from ibert_jax.layers.leaf import ObservingLeaf
 from ibert_jax.quantize.constants import multiplier, number, power_of_two
@@ -55,6 +56,12 @@ def finest_grid(absolute: jax.Array) -> jax.Array:
     return jnp.clip(INPUT_BITS - 1 - log2, *GRIDS)
 
 
+@materialized
+def _constants(scale: jax.Array, highest: jax.Array) -> tuple[jax.Array, jax.Array]:
+    grid = finest_grid(jnp.maximum(highest, 0.0))
+    return pack(multiplier(scale, power_of_two(-grid), wide=False)), grid
+
+
 class IntGELU(ObservingLeaf):
     """GELU; quantized, the i-GELU polynomial on the finest grid that covers its input's range.
 
@@ -71,8 +78,8 @@ class IntGELU(ObservingLeaf):
             self.observe(x)
             return gelu(x)
         self.observe(x.value)
-        grid = finest_grid(jnp.maximum(self.x_max[...], 0.0))
-        integer = IntegerGELU(multiplier(x.scale, power_of_two(-grid), wide=False), grid)
+        packed, grid = _constants(x.scale, self.x_max[...])
+        integer = IntegerGELU(unpack(packed), grid)
         q = self.record(integer)(x.q)
         scale = power_of_two(-grid - 15)
         value = straight_through(igelu_float, dequantize(q, scale), x.value)

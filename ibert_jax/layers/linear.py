@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import lax
 
+from ibert_jax.integer.barrier import materialized
 from ibert_jax.integer.matmul import int8_linear, shift_bias
 from ibert_jax.layers.leaf import Leaf
 from ibert_jax.quantize.constants import reciprocal, round_to, steps_per_unit
@@ -73,12 +74,18 @@ def quantize_linear(
     # |bias| * steps <= 2^30 * (127 / 2^23) / limit: far from overflow for every width.
     largest = jnp.maximum(largest, jnp.abs(bias) * (limit / 127 * 2.0**-23))
     largest = jnp.maximum(largest if per_channel else jnp.max(largest), SMALLEST_ROW)
-    steps = steps_per_unit(largest, bits=bits)
+    steps, accumulator_scale = _steps_and_scale(largest, bits=bits)
     rows = jnp.broadcast_to(steps, weight.shape[:1])
     integers = round_to(weight, scale * rows[:, None], limit).astype(jnp.int8)
     bias_integers = round_to(bias, rows, BIAS_LIMIT)
     leaf = IntegerLinear(integers, bias_integers, shift_bias(integers, bias_integers))
-    return leaf, reciprocal(steps)
+    return leaf, accumulator_scale
+
+
+@materialized
+def _steps_and_scale(largest: jax.Array, *, bits: int) -> tuple[jax.Array, jax.Array]:
+    steps = steps_per_unit(largest, bits=bits)
+    return steps, reciprocal(steps)
 
 
 class QuantLinear(Leaf):

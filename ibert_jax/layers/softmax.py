@@ -10,8 +10,8 @@ import jax.numpy as jnp
 
 from ibert_jax.integer.dyadic import Multiplier
 from ibert_jax.integer.softmax import GRID_BITS, softmax_numerators, softmax_reference
+from ibert_jax.layers.grids import to_grid
 from ibert_jax.layers.leaf import Leaf
-from ibert_jax.quantize.constants import multiplier
 from ibert_jax.quantize.numbers import python_number
 from ibert_jax.quantize.straight_through import straight_through
 from ibert_jax.quantize.tensor import QuantizedTensor, dequantize
@@ -70,10 +70,7 @@ class IntSoftmax(Leaf):
         if not isinstance(scores, QuantizedTensor):
             return scaled_softmax(scores, mask, width)
         grid = python_number(2**GRID_BITS / (math.log(2) * math.sqrt(self.width)))
-        integer = IntegerSoftmax(
-            multiplier(scores.scale, jnp.float32(1), wide=False, factor=grid),
-            self.scheme == "reference",
-        )
+        integer = IntegerSoftmax(to_grid(scores.scale, grid), self.scheme == "reference")
         q, row_sum = self.record(integer)(scores.q, mask)
         scale = jnp.float32(1)
         value = straight_through(

@@ -10,8 +10,8 @@ import jax.numpy as jnp
 
 from ibert_jax.integer.dyadic import Multiplier, requantize
 from ibert_jax.integer.tanh import itanh
+from ibert_jax.layers.grids import to_grid
 from ibert_jax.layers.leaf import Leaf
-from ibert_jax.quantize.constants import multiplier
 from ibert_jax.quantize.numbers import python_number
 from ibert_jax.quantize.straight_through import straight_through
 from ibert_jax.quantize.tensor import QuantizedTensor, dequantize
@@ -41,8 +41,7 @@ class IntTanh(Leaf):
         """Tensor [..., C] -> [..., C]."""
         if not isinstance(x, QuantizedTensor):
             return jnp.tanh(x)
-        one = jnp.float32(1)
-        integer = IntegerTanh(multiplier(x.scale, one, wide=False, factor=GRID))
+        integer = IntegerTanh(to_grid(x.scale, GRID))
         q = self.record(integer)(x.q)
         scale = jnp.float32(OUTPUT_SCALE)
         return QuantizedTensor(q, scale, straight_through(jnp.tanh, dequantize(q, scale), x.value))

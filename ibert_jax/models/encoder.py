@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 
 from ibert_jax.config import IBertConfig
@@ -77,18 +78,39 @@ class IBertLayer(nnx.Module):
 
 
 class IBertEncoder(nnx.Module):
-    """``num_hidden_layers`` layers, one after the other."""
+    """``num_hidden_layers`` layers, one after the other.
+
+    A frozen encoder is *stacked*: one layer whose arrays have a leading axis of layers, run by
+    a scan, so that what is compiled is one layer however deep the network.
+    """
 
     def __init__(self, config: IBertConfig, *, rngs: nnx.Rngs) -> None:
-        self.layer = nnx.List([IBertLayer(config, rngs=rngs) for _ in range(config.num_hidden_layers)])
+        self.layer = nnx.List(
+            [IBertLayer(config, rngs=rngs) for _ in range(config.num_hidden_layers)]
+        )
+        self.stacked: IBertLayer | None = nnx.data(None)
 
     def __call__(
         self, hidden: Any, mask: jax.Array, rngs: nnx.Rngs | None
     ) -> tuple[Any, tuple[Any, ...], tuple[Any, ...]]:
         """Last hidden state, every layer's input and output, every layer's weights."""
+        if self.stacked is not None:
+            return self._scan(hidden, mask)
         states, attentions = [hidden], []
         for layer in self.layer:
             hidden, weights = layer(hidden, mask, rngs)
             states.append(hidden)
             attentions.append(weights)
         return hidden, tuple(states), tuple(attentions)
+
+    def stack(self, layers: list[IBertLayer]) -> None:
+        """Replace the layers by one of stacked arrays; all must have one structure."""
+        self.stacked = nnx.data(jax.tree.map(lambda *arrays: jnp.stack(arrays), *layers))
+        self.layer = nnx.List([])
+
+    def _scan(self, hidden: Any, mask: jax.Array) -> tuple[Any, tuple[Any, ...], tuple[Any, ...]]:
+        def step(hidden: Any, layer: IBertLayer) -> tuple[Any, None]:
+            return layer(hidden, mask, None)[0], None
+
+        hidden, _ = jax.lax.scan(step, hidden, self.stacked)
+        return hidden, (), ()

@@ -19,7 +19,6 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from ibert_jax.integer.barrier import materialized
 from ibert_jax.integer.dyadic import Multiplier
 from ibert_jax.integer.wide import multiply_unsigned
 
@@ -90,7 +89,6 @@ def _normalized(mantissa: jax.Array, exponent: jax.Array) -> Number:
     return Number(mantissa >> high, exponent + high.astype(jnp.int32))
 
 
-@materialized
 def scale_of_range(absolute: jax.Array, *, bits: int) -> jax.Array:
     """The short scale at which ``bits``-wide signed integers cover +-``absolute``.
 
@@ -107,7 +105,6 @@ def scale_of_range(absolute: jax.Array, *, bits: int) -> jax.Array:
     return to_float(covered._replace(exponent=covered.exponent - (bits - 1)))
 
 
-@materialized
 def steps_per_unit(absolute: jax.Array, *, bits: int) -> jax.Array:
     """How many steps make one unit so that +-``absolute`` fits ``bits``: short float32.
 
@@ -118,7 +115,6 @@ def steps_per_unit(absolute: jax.Array, *, bits: int) -> jax.Array:
     return short_down(to_float(divide(number(steps), short_up(absolute))))
 
 
-@materialized
 def reciprocal(short: jax.Array) -> jax.Array:
     """1 / x of a short float32, cut off to 24 bits."""
     return to_float(divide(number(jnp.ones_like(short)), short))
@@ -144,18 +140,6 @@ def multiplier(
     Returns:
         Constants of the shape that the arguments broadcast to (scalar or [C]).
     """
-    return _multiplier(numerator, denominator, offset, wide=wide, factor=factor)
-
-
-@materialized
-def _multiplier(
-    numerator: jax.Array,
-    denominator: jax.Array,
-    offset: jax.Array | None,
-    *,
-    wide: bool,
-    factor: tuple[int, int] | None,
-) -> Multiplier:
     ratio = divide(number(numerator), denominator)
     if factor is not None:
         ratio = multiply(ratio, Number(jnp.uint32(factor[0]), jnp.int32(factor[1])))

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import dataclasses
+import functools
 
+import jax
 import numpy as np
-import pytest
 from flax import nnx
 
 import ibert_jax as ib
+from ibert_jax.quantize.tensor import QuantizedTensor
 
 
 def inputs(batch: int, length: int, seed: int = 0) -> dict[str, np.ndarray]:
@@ -24,7 +26,7 @@ def make(scheme: str, spread: float = 0.1, **sizes: int) -> ib.IBertForSequenceC
     values = {
         "vocab_size": 200,
         "hidden_size": 32,
-        "num_hidden_layers": 2,
+        "num_hidden_layers": 1,
         "num_attention_heads": 4,
         "intermediate_size": 64,
         "max_position_embeddings": 140,
@@ -39,15 +41,21 @@ def make(scheme: str, spread: float = 0.1, **sizes: int) -> ib.IBertForSequenceC
     return ib.IBertForSequenceClassification(config, rngs=nnx.Rngs(0))
 
 
-@pytest.fixture(scope="session")
-def models() -> Callable[[str], tuple[ib.IBertForSequenceClassification, ib.IntegerModel]]:
-    """scheme -> (calibrated model, its program), made once."""
-    made: dict[str, tuple[ib.IBertForSequenceClassification, ib.IntegerModel]] = {}
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """A calibrated model, its program, a batch, and the model's own integers for it."""
 
-    def get(scheme: str) -> tuple[ib.IBertForSequenceClassification, ib.IntegerModel]:
-        if scheme not in made:
-            model = ib.calibrate(make(scheme), [inputs(8, 20, seed) for seed in range(2)])
-            made[scheme] = model, ib.freeze(model)
-        return made[scheme]
+    model: ib.IBertForSequenceClassification
+    program: ib.IntegerModel
+    batch: dict[str, np.ndarray]
+    simulated: QuantizedTensor
 
-    return get
+
+@functools.cache
+def case(scheme: str) -> Case:
+    """Made once a process: each compilation of a quantization-aware pass takes seconds."""
+    model = ib.calibrate(make(scheme), [inputs(9, 24, seed) for seed in range(2)])
+    batch = inputs(9, 24, 5)
+    batch["attention_mask"][4] = 0  # a row without a token
+    simulated = jax.jit(lambda m, **b: m(**b).logits)(model, **batch)
+    return Case(model, ib.freeze(model), batch, simulated)

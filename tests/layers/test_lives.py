@@ -108,7 +108,7 @@ def test_embedding() -> None:
     got: Any = layer(ids)
     integer: Any = layer.integer
     assert np.array_equal(integer(ids), got.q)
-    assert np.abs(np.asarray(got.q)).max() <= 2**15
+    assert np.abs(np.asarray(got.q)).max() <= 2**15 * (1 + 2**-10)  # scales are short
     for row, token in zip(np.asarray(got.q)[0].tolist(), ids[0].tolist(), strict=True):
         assert row == spec.embedding(integer.weight[token].tolist(), int(integer.ratio[token]))
     row_steps = np.abs(exact).max(-1, keepdims=True) / 127

@@ -1,0 +1,53 @@
+"""The network of an integer model: the model's graph with integer leaves in its leaves' places."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from ibert_jax.config import IBertConfig
+from ibert_jax.models.encoder import IBertEncoder
+from ibert_jax.models.pretrained import IBertPreTrainedModel
+
+
+def replace_leaves(network: Any, leaves: dict[str, Any]) -> None:
+    """Put an integer leaf in the place of each leaf of a model, in place.
+
+    Raises:
+        KeyError: a leaf for which there is none.
+    """
+    for path in network.leaves():
+        *parents, name = path.split(".")
+        parent = network
+        for step in parents:
+            parent = parent[int(step)] if step.isdigit() else getattr(parent, step)
+        setattr(parent, name, nnx.data(jax.tree.map(jnp.asarray, leaves[path])))
+
+
+def stack_layers(network: nnx.Module) -> None:
+    """Stack the layers of a network whose leaves are integer leaves, in place."""
+    for _, module in list(nnx.iter_modules(network)):
+        if isinstance(module, IBertEncoder):
+            module.stack(list(module.layer))
+
+
+def frozen_network(
+    kind: type[IBertPreTrainedModel], config: IBertConfig, leaves: dict[str, Any]
+) -> nnx.Module:
+    """The network of ``kind``, stacked, around integer leaves given by path.
+
+    Raises:
+        KeyError: a leaf for which there is none.
+    """
+    network: Any = nnx.eval_shape(lambda: kind(config, rngs=nnx.Rngs(0)))
+    if not any(path.startswith("pooler.") for path in leaves) and hasattr(network, "pooler"):
+        network.pooler = None
+    for _, module in list(nnx.iter_modules(network)):
+        if isinstance(module, IBertEncoder):
+            module.stacked = nnx.data(module.layer[0])
+            module.layer = nnx.List([])
+    replace_leaves(network, leaves)
+    return network

@@ -1,0 +1,60 @@
+"""The integers of committed sentences: the same in training and running, however batched."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+import ibert_jax as ib
+from ibert_jax.inference import default_directory
+from ibert_jax.tokenizer import Tokenizer
+
+from .conftest import make
+
+SENTENCES = Path(__file__).parents[1].joinpath("data/sentences.txt").read_text().splitlines()
+GOLDEN = {
+    # int32 logits (negative, positive) of the embedded model: on every device, for ever.
+}
+
+
+@pytest.fixture(scope="module")
+def rows() -> list[list[int]]:
+    return [e.ids.tolist() for e in Tokenizer.load(default_directory()).encode(SENTENCES)]
+
+
+def batch(rows: list[list[int]], width: int, pad: int) -> dict[str, np.ndarray]:
+    width = max(width, *(len(row) for row in rows))
+    ids = np.array([row + [pad] * (width - len(row)) for row in rows], np.int32)
+    mask = np.array([[1] * len(row) + [0] * (width - len(row)) for row in rows], np.int32)
+    return {"input_ids": ids, "attention_mask": mask}
+
+
+def test_trained_equals_run(rows: list[list[int]]) -> None:
+    model = make("channel", vocab_size=30522, num_hidden_layers=2)
+    arrays = batch(rows, 0, 1)
+    ib.calibrate(model, [arrays])
+    simulated = jax.jit(lambda m, b: m(**b).logits.q)(model, arrays)
+    assert np.array_equal(ib.freeze(model).integers(**arrays).logits, simulated)
+
+
+def test_batch_size_and_padding_change_nothing(rows: list[list[int]]) -> None:
+    program = ib.IntegerModel.load(default_directory())
+    pad = program.config.pad_token_id
+    want = np.asarray(program.integers(**batch(rows, 64, pad)).logits)
+    assert len(np.unique(want)) > 12
+    for size, width in ((1, 0), (1, 128), (7, 64), (7, 128), (64, 128)):
+        filled = rows * (-(-64 // len(rows)))
+        for start in range(0, len(rows) if size < 64 else 1, size):
+            arrays = batch(filled[start : start + size], width, pad)
+            got = np.asarray(program.integers(**arrays).logits)
+            for index in range(size):
+                assert np.array_equal(got[index], want[(start + index) % len(rows)])
+
+
+def test_the_embedded_models_integers(rows: list[list[int]]) -> None:
+    program = ib.IntegerModel.load(default_directory())
+    got = np.asarray(program.integers(**batch(rows, 64, program.config.pad_token_id)).logits)
+    assert {s: tuple(row) for s, row in zip(SENTENCES, got.tolist(), strict=True)} == GOLDEN
