@@ -1,0 +1,111 @@
+"""Batches: every sentence once an epoch, few shapes, little padding, the order from the seed."""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ibert_jax.training.batches import Batch, Batcher, bucket_lengths
+from ibert_jax.training.data import TokenizedExamples
+
+PAD = 1
+
+
+def make_examples(lengths: list[int]) -> TokenizedExamples:
+    """Sentence i is all tokens i + 2, its label is i."""
+    starts = np.concatenate([[0], np.cumsum(lengths)])
+    tokens = np.repeat(np.arange(len(lengths), dtype=np.int32) + 2, lengths)
+    return TokenizedExamples(tokens, starts, np.arange(len(lengths), dtype=np.int32), 0)
+
+
+def real_labels(batches: list[Batch]) -> list[int]:
+    return [int(label) for b in batches for label in b.labels[b.weights > 0]]
+
+
+@settings(deadline=None)
+@given(
+    st.lists(st.integers(1, 40), min_size=1, max_size=60),
+    st.integers(1, 9),
+    st.integers(1, 5),
+    st.integers(0, 3),
+)
+def test_an_epoch(lengths: list[int], batch_size: int, buckets: int, seed: int) -> None:
+    batcher = Batcher(
+        make_examples(lengths), batch_size=batch_size, pad_token_id=PAD, buckets=buckets
+    )
+    batches = list(batcher.epoch((seed, 0, 0)))
+    assert len(batches) == batcher.steps_per_epoch
+    assert sorted(real_labels(batches)) == list(range(len(lengths)))
+    assert len({batch.input_ids.shape for batch in batches}) <= buckets
+    for batch in batches:
+        assert batch.input_ids.shape == batch.attention_mask.shape
+        assert batch.input_ids.shape[0] == batch_size
+        assert batch.input_ids.dtype == batch.attention_mask.dtype == np.int32
+        own = np.where(batch.attention_mask == 1, (batch.labels + 2)[:, None], PAD)
+        np.testing.assert_array_equal(batch.input_ids, own)
+        np.testing.assert_array_equal(
+            batch.attention_mask.sum(axis=1), [lengths[label] for label in batch.labels]
+        )
+        assert batch.tokens == sum(lengths[label] for label in real_labels([batch]))
+        assert batch.sentences == len(real_labels([batch]))
+
+
+@pytest.fixture
+def batcher() -> Batcher:
+    lengths = np.random.default_rng(0).integers(3, 40, 100).tolist()
+    return Batcher(make_examples(lengths), batch_size=8, pad_token_id=PAD, buckets=3)
+
+
+def test_order_depends_on_the_seed_alone(batcher: Batcher) -> None:
+    def order(*seed: int) -> list[int]:
+        return real_labels(list(batcher.epoch(seed)))
+
+    assert order(0, 0, 1) == order(0, 0, 1)
+    assert len({tuple(order(0, 0, 1)), tuple(order(0, 0, 2)), tuple(order(1, 0, 1))}) == 3
+
+
+def test_an_epoch_can_be_entered_anywhere(batcher: Batcher) -> None:
+    whole = list(batcher.epoch((0, 1, 2)))
+    for start in (0, 5, len(whole) - 1, len(whole)):
+        rest = list(batcher.epoch((0, 1, 2), start))
+        assert real_labels(rest) == real_labels(whole[start:])
+
+
+def test_lengths_are_mixed_over_an_epoch(batcher: Batcher) -> None:
+    widths = [batch.input_ids.shape[1] for batch in batcher.epoch((0,))]
+    assert widths != sorted(widths)
+
+
+def test_in_order_names_its_sentences(batcher: Batcher) -> None:
+    seen: Counter[int] = Counter()
+    for batch, members in batcher.in_order():
+        np.testing.assert_array_equal(batch.labels[: len(members)], members)
+        seen.update(members.tolist())
+    assert seen == Counter(range(100))
+
+
+@settings(deadline=None)
+@given(st.lists(st.integers(1, 33), min_size=1, max_size=40), st.integers(1, 4))
+def test_bucket_lengths_are_the_best(lengths: list[int], buckets: int) -> None:
+    """Against every choice there is."""
+
+    def padded(chosen: tuple[int, ...]) -> int:
+        return sum(min(c for c in chosen if c >= length) for length in lengths)
+
+    found = bucket_lengths(np.asarray(lengths), buckets)
+    assert len(found) <= buckets
+    assert list(found) == sorted(set(found))
+    assert all(length % 4 == 0 for length in found)
+    longest = -(-max(lengths) // 4) * 4
+    candidates = range(4, longest, 4)
+    best = min(
+        padded((*some, longest))
+        for count in range(min(buckets, len(candidates) + 1))
+        for some in itertools.combinations(candidates, count)
+    )
+    assert padded(found) == best

@@ -1,0 +1,200 @@
+"""Whole runs on a tiny model: what they leave, and that one killed ends like one that was not."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ibert_jax.checkpoints import read_checkpoint
+from ibert_jax.models import IBertForSequenceClassification
+from ibert_jax.tokenizer import Tokenizer
+from ibert_jax.training import Batcher, TrainOptions, evaluate, finetune, read_examples, tokenize
+
+_SCRIPT = """
+import json, sys
+import jax
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+from ibert_jax.training import TrainOptions, finetune
+finetune(TrainOptions(**json.loads(sys.argv[1])))
+"""
+
+MakeOptions = Callable[..., TrainOptions]
+
+
+@pytest.fixture(scope="module")
+def make_options(model_directory: Path, train_file: Path, dev_file: Path) -> MakeOptions:
+    def make(output: Path, **changes: Any) -> TrainOptions:
+        values: dict[str, Any] = {
+            "model": str(model_directory),
+            "train_files": (str(train_file),),
+            "dev_file": str(dev_file),
+            "output": str(output),
+            "float_epochs": 4,
+            "qat_epochs": 2,
+            "learning_rate": 1e-2,
+            "qat_learning_rate": 1e-3,
+            "batch_size": 16,
+            "length_buckets": 1,
+            "checkpoint_every": 20,
+            "log_every": 5,
+        }
+        return TrainOptions(**{**values, **changes})
+
+    return make
+
+
+class Process:
+    """A training process; what it compiles is there for the next one."""
+
+    def __init__(self, options: TrainOptions, cache: Path) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", _SCRIPT, json.dumps(options.to_dict())],
+            stderr=subprocess.PIPE,
+            text=True,
+            env={
+                **os.environ,
+                "JAX_COMPILATION_CACHE_DIR": str(cache),
+                "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+                "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+            },
+        )
+
+    def finish(self) -> str:
+        """Wait for it; returns what it said."""
+        _, said = self._process.communicate(timeout=400)
+        assert self._process.returncode == 0, said
+        return said
+
+    def kill_when(self, condition: Callable[[], bool]) -> str:
+        """kill -9 as soon as the condition holds; returns what it had said."""
+        while not condition():
+            assert self._process.poll() is None, f"it ended too early: {self.finish()}"
+            time.sleep(0.005)
+        os.kill(self._process.pid, signal.SIGKILL)
+        _, said = self._process.communicate()
+        assert self._process.returncode == -signal.SIGKILL
+        return said
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("compiled")
+
+
+@pytest.fixture(scope="module")
+def finished(
+    make_options: MakeOptions, cache: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """The directory of an uninterrupted run."""
+    output = tmp_path_factory.mktemp("runs") / "whole"
+    Process(make_options(output), cache).finish()
+    return output
+
+
+def tensors(directory: Path) -> dict[str, np.ndarray]:
+    found = read_checkpoint(directory, "sequence_classification")
+    return {**found.tensors, **found.ranges}
+
+
+def test_the_run_learns_and_leaves_its_record(finished: Path) -> None:
+    summary = json.loads((finished / "summary.json").read_text())
+    accuracy = {name: one["accuracy"] for name, one in summary["accuracy"].items()}
+    assert list(accuracy) == ["float", "calibrated", "qat"]
+    assert accuracy["float"] >= 0.9
+    assert accuracy["qat"] >= 0.9
+    lines = [json.loads(line) for line in (finished / "metrics.jsonl").read_text().splitlines()]
+    steps = [line for line in lines if "loss" in line]
+    assert [line["step"] for line in steps if line["stage"] == "float"][:3] == [5, 10, 15]
+    assert steps[0]["loss"] > 0.4 > steps[-1]["loss"]
+    assert all(line["learning_rate"] > 0 < line["sentences_per_second"] for line in steps)
+    assert sum("dev_accuracy" in line for line in lines) == 4  # 3 in float, 1 in qat
+    assert not list(finished.glob("**/*tmp*"))
+
+
+@pytest.mark.parametrize("stage", ["float", "qat"])
+def test_the_saved_models_score_as_told(stage: str, finished: Path, dev_file: Path) -> None:
+    model = IBertForSequenceClassification.from_pretrained(finished / stage)
+    model.quantize(stage == "qat")
+    tokenizer = Tokenizer.load(finished / stage)
+    examples = tokenize(read_examples([dev_file], model.config.label2id), tokenizer, max_length=32)
+    data = Batcher(examples, batch_size=7, pad_token_id=model.config.pad_token_id)
+    told = json.loads((finished / "summary.json").read_text())["accuracy"][stage]
+    assert evaluate(model, data).correct == told["correct"]
+
+
+def test_ranges_follow_training(finished: Path) -> None:
+    assert not read_checkpoint(finished / "float", "sequence_classification").ranges
+    ranges = read_checkpoint(finished / "qat", "sequence_classification").ranges
+    assert ranges
+    assert all(np.isfinite(value).all() for value in ranges.values())
+
+
+def test_a_finished_run_is_not_repeated(finished: Path, make_options: MakeOptions) -> None:
+    before = {path: path.stat().st_mtime_ns for path in (finished / "qat").iterdir()}
+    shown = io.StringIO()
+    summary = finetune(make_options(finished), stream=shown)
+    assert "finished" in shown.getvalue()
+    assert summary == json.loads((finished / "summary.json").read_text())
+    assert before == {path: path.stat().st_mtime_ns for path in (finished / "qat").iterdir()}
+
+
+def has_reached(output: Path, stage: str, step: int) -> Callable[[], bool]:
+    """Whether the metrics of a run tell of a step."""
+
+    def condition() -> bool:
+        file = output / "metrics.jsonl"
+        text = file.read_text() if file.exists() else ""
+        lines = [json.loads(line) for line in text.splitlines(keepends=True) if line[-1] == "\n"]
+        return any(line["stage"] == stage and line["step"] >= step for line in lines)
+
+    return condition
+
+
+def test_killed_in_both_stages_it_ends_the_same(
+    finished: Path, make_options: MakeOptions, cache: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "killed"
+    options = make_options(output)
+    Process(options, cache).kill_when(has_reached(output, "float", 45))
+    assert not (output / "float").exists()
+    said = Process(options, cache).kill_when(has_reached(output, "qat", 25))
+    assert "continuing the float stage after step" in said
+    assert not (output / "qat").exists()
+    said = Process(options, cache).finish()
+    assert "continuing the qat stage after step" in said
+    mine, theirs = (json.loads((d / "summary.json").read_text()) for d in (output, finished))
+    assert mine["accuracy"] == theirs["accuracy"]
+    for stage in ("float", "qat"):
+        found, expected = tensors(output / stage), tensors(finished / stage)
+        assert found.keys() == expected.keys()
+        for name, value in found.items():
+            np.testing.assert_array_equal(value, expected[name], err_msg=name, strict=True)
+
+
+def test_a_loss_that_is_not_finite_ends_the_run(make_options: MakeOptions, tmp_path: Path) -> None:
+    options = make_options(tmp_path / "run", learning_rate=1e30, float_epochs=1, qat_epochs=0)
+    with pytest.raises(ValueError, match=r"expected a finite loss, got nan .*lower its learning"):
+        finetune(options, stream=io.StringIO())
+
+
+def test_a_tokenizer_of_another_model_is_refused(
+    make_options: MakeOptions, model_directory: Path, tmp_path: Path
+) -> None:
+    foreign = Tokenizer.load(model_directory)
+    foreign.backend.add_tokens([f"new{i}" for i in range(3)])
+    data = tmp_path / "train.tsv"
+    data.write_text("sentence\tlabel\nnew2 film\t1\n")
+    options = make_options(tmp_path / "run", train_files=(str(data),), dev_file=None)
+    with pytest.raises(ValueError, match="the tokenizer belongs to another model"):
+        finetune(options, tokenizer=foreign, stream=io.StringIO())

@@ -1,0 +1,69 @@
+"""Options and the run directory: what is refused, and in which words."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ibert_jax.training.metrics import MetricsLog
+from ibert_jax.training.options import TrainOptions
+from ibert_jax.training.rundir import RunDirectory
+
+
+def make_options(**changes: Any) -> TrainOptions:
+    return TrainOptions(**{"model": "m", "train_files": ("t.tsv",), "output": "o", **changes})
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"train_files": ()}, "train_files must name at least one file"),
+        ({"labels": ("a", "a")}, "labels must differ"),
+        ({"batch_size": 0}, "batch_size must be an integer of at least 1, got 0"),
+        ({"float_epochs": 1.5}, "float_epochs must be an integer of at least 0, got 1.5"),
+        ({"seed": -1}, "seed must be an integer of at least 0"),
+        ({"learning_rate": 0.0}, "learning_rate must be a positive number, got 0.0"),
+        ({"qat_learning_rate": float("nan")}, "qat_learning_rate must be a positive number"),
+        ({"dropout": 1.0}, "dropout must be at least 0 and less than 1, got 1.0"),
+        ({"float_epochs": 0, "qat_epochs": 0}, "must not both be 0"),
+        ({"seed": -1, "warmup": 2}, "seed must .*; warmup must"),
+    ],
+)
+def test_refused(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make_options(**changes)
+
+
+def test_one_path_is_not_a_tuple() -> None:
+    with pytest.raises(TypeError, match=r"write \('t.tsv',\)"):
+        make_options(train_files="t.tsv")
+
+
+def test_a_run_is_continued_with_its_own_options_only(tmp_path: Path) -> None:
+    output = str(tmp_path / "run")
+    RunDirectory(make_options(output=output))
+    RunDirectory(make_options(output=output, log_every=3, checkpoint_every=7))
+    with pytest.raises(ValueError, match=r"other options: seed was 0 and is 1; choose another"):
+        RunDirectory(make_options(output=output, seed=1))
+
+
+def test_foreign_folders_are_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").touch()
+    with pytest.raises(ValueError, match="holds other files"):
+        RunDirectory(make_options(output=str(tmp_path)))
+    with pytest.raises(NotADirectoryError, match="is a file"):
+        RunDirectory(make_options(output=str(tmp_path / "thesis.tex")))
+
+
+def test_a_resumed_log_tells_every_step_once(tmp_path: Path) -> None:
+    path, stages = tmp_path / "metrics.jsonl", ("float", "qat")
+    with MetricsLog(path, (0, 0), stages) as log:
+        for stage, step in (("float", 10), ("float", 20), ("qat", 10), ("qat", 20)):
+            log.write(stage=stage, step=step, loss=0.5)
+    whole = path.read_text().splitlines()
+    path.write_text("\n".join(whole) + '\n{"time": 17, "sta')
+    with MetricsLog(path, (1, 10), stages):
+        pass
+    assert path.read_text().splitlines() == whole[:3]

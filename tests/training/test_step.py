@@ -1,0 +1,131 @@
+"""The training step: what counts in it, what it depends on, what it compiles."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from ibert_jax.layers.leaf import set_life
+from ibert_jax.models import IBertForSequenceClassification
+from ibert_jax.training.batches import Batch
+from ibert_jax.training.state import Skeleton, TrainState, take_apart
+from ibert_jax.training.step import (
+    dropout_key,
+    initial_state,
+    make_train_step,
+    weighted_cross_entropy,
+)
+
+
+def make_batch(rows: int = 4, length: int = 8, seed: int = 0) -> Batch:
+    random = np.random.default_rng(seed)
+    return Batch(
+        input_ids=random.integers(4, 22, (rows, length)).astype(np.int32),
+        attention_mask=np.ones((rows, length), np.int32),
+        labels=random.integers(0, 2, rows).astype(np.int32),
+        weights=np.ones(rows, np.float32),
+    )
+
+
+@pytest.fixture
+def model(model_directory: Path) -> IBertForSequenceClassification:
+    """In training, its ranges at rest, as in the float stage."""
+    found = IBertForSequenceClassification.from_pretrained(model_directory)
+    found.train()
+    set_life(found, observing=False)
+    return found
+
+
+def run(model: Any, batches: list[Batch], seed: int = 0) -> tuple[TrainState, list[float], Any]:
+    optimizer = optax.sgd(0.1)
+    step = make_train_step(model, optimizer, dropout_key(seed, 0))
+    state, losses = initial_state(model, optimizer), []
+    for batch in batches:
+        state, loss = step(state, batch)
+        losses.append(float(loss))
+    return state, losses, step
+
+
+def equal(mine: dict[str, jax.Array], theirs: dict[str, jax.Array]) -> bool:
+    return all(bool(jnp.array_equal(mine[name], theirs[name])) for name in mine)
+
+
+def test_loss_is_the_weighted_mean() -> None:
+    logits = jnp.asarray([[1.0, 3.0], [2.0, 0.0], [50.0, -50.0]], jnp.float32)
+    labels = jnp.asarray([1, 1, 1], jnp.int32)
+    weights = jnp.asarray([1.0, 1.0, 0.0], jnp.float32)
+    expected = (np.log1p(np.exp(-2)) + np.log1p(np.exp(2))) / 2
+    np.testing.assert_allclose(weighted_cross_entropy(logits, labels, weights), expected, rtol=1e-6)
+
+
+def test_filler_changes_nothing(model: IBertForSequenceClassification) -> None:
+    set_life(model, deterministic=True)  # dropout draws by shape
+    batch = make_batch()
+    rows = [0, 1, 2, 3, 0, 0]
+    weights = np.asarray([1, 1, 1, 1, 0, 0], np.float32)
+    filled = Batch(
+        batch.input_ids[rows], batch.attention_mask[rows], 1 - batch.labels[rows], weights
+    )
+    filled.labels[:4] = batch.labels
+    mine, my_loss, _ = run(model, [batch])
+    theirs, their_loss, _ = run(model, [filled])
+    np.testing.assert_allclose(my_loss, their_loss, rtol=1e-6)
+    for name, value in mine.params.items():
+        np.testing.assert_allclose(value, theirs.params[name], rtol=1e-5, atol=1e-7)
+
+
+def test_dropout_depends_on_seed_and_step_alone(model: IBertForSequenceClassification) -> None:
+    batches = [make_batch(seed=1), make_batch(seed=1)]
+    first, losses, _ = run(model, batches)
+    again, same_losses, _ = run(model, batches)
+    assert losses == same_losses
+    assert equal(first.params, again.params)
+    _, other_losses, _ = run(model, batches, seed=1)
+    assert losses[0] != other_losses[0]
+
+    optimizer = optax.sgd(0.1)
+    step = make_train_step(model, optimizer, dropout_key(0, 0))
+    late = initial_state(model, optimizer)._replace(step=jnp.int32(1))
+    _, loss = step(late, batches[0])
+    assert float(loss) != losses[0]  # the second step drops other elements
+
+
+def test_one_compilation_a_shape_and_arrays_given_away(
+    model: IBertForSequenceClassification,
+) -> None:
+    optimizer = optax.sgd(0.1)
+    step: Any = make_train_step(model, optimizer, dropout_key(0, 0))
+    state = initial_state(model, optimizer)
+    old = state
+    for seed, length in enumerate((8, 12, 8, 12, 8)):
+        state, _ = step(state, make_batch(length=length, seed=seed))
+    assert step.compilations() == 2
+    assert int(state.step) == 5
+    assert all(array.is_deleted() for array in old.params.values())
+    assert model.ibert.embeddings.word_embeddings.weight[...].shape  # the model keeps its own
+
+
+def test_ranges_move_only_where_observed(model: IBertForSequenceClassification) -> None:
+    before = take_apart(model, copy=True)[1]
+    state, _, _ = run(model, [make_batch()])
+    assert equal(before, state.others)
+    set_life(model, observing=True)
+    state, _, _ = run(model, [make_batch()])
+    moved = [name for name in before if name.endswith(("x_min", "x_max"))]
+    assert moved
+    assert all(np.isfinite(state.others[name]).all() for name in moved)
+
+
+def test_a_skeleton_puts_arrays_back(model: IBertForSequenceClassification) -> None:
+    params, others = take_apart(model, copy=False)
+    doubled = {name: 2 * value for name, value in params.items()}
+    skeleton = Skeleton(model)
+    skeleton.put_into(model, doubled, others)
+    assert equal(take_apart(model, copy=False)[0], doubled)
+    assert equal(take_apart(skeleton.join(params, others), copy=False)[0], params)
