@@ -49,8 +49,9 @@ int32 logits this model holds no floating-point operation; `ibert-jax certify` s
 |---|---|
 | base | sentence-transformers/all-MiniLM-L6-v2 (Apache-2.0): 6 layers, 384 channels, 12 heads |
 | data | SST-2 of GLUE, the whole training split, {sentences} phrases of film reviews |
-| float stage | {float_epochs} epochs, AdamW, learning rate {float_rate}, batch {batch}, warm-up 10%, linear decay, seed {seed} |
-| quantization-aware stage | {qat_steps} steps, learning rate {qat_rate}, linear decay, no warm-up, same batch and seed |
+| float stage | {float_epochs} epochs, AdamW, rate {float_rate}, batch {batch}, warm-up 10% |
+| quantization-aware stage | {qat_steps} steps, rate {qat_rate}, no warm-up |
+| both | seed {seed}; rate decays linearly to 0, gradient norm clipped at 1 |
 | scheme | {scheme} |
 | made by | `benchmarks/embedded_model.py`, ibert_jax {version}, jax {jax}, jaxlib {jaxlib} |
 

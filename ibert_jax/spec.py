@@ -166,9 +166,7 @@ def requantize(x: int, constants: Multiplier, bits: int, *, wide: bool) -> int:
     return clip_bits(rescale(x, constants, wide=wide), bits)
 
 
-def activation(
-    operands: Sequence[int], constants: Sequence[Multiplier], bits: int
-) -> int:
+def activation(operands: Sequence[int], constants: Sequence[Multiplier], bits: int) -> int:
     """One element of a ``QuantAct``: operands requantized, added, saturated.
 
     Widths: with several operands each gets one bit more than the sum, so that the sum of

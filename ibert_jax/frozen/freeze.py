@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from ibert_jax.frozen.program import IntegerModel
 from ibert_jax.frozen.network import replace_leaves, stack_layers
+from ibert_jax.frozen.program import IntegerModel
 from ibert_jax.integer.dyadic import Multiplier
 from ibert_jax.layers.leaf import ObservingLeaf, set_life
 from ibert_jax.models.pretrained import IBertPreTrainedModel

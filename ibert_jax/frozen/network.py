@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -35,7 +36,7 @@ def stack_layers(network: nnx.Module) -> None:
 
 
 def frozen_network(
-    kind: type[IBertPreTrainedModel], config: IBertConfig, leaves: dict[str, Any]
+    kind: Callable[..., IBertPreTrainedModel], config: IBertConfig, leaves: dict[str, Any]
 ) -> nnx.Module:
     """The network of ``kind``, stacked, around integer leaves given by path.
 

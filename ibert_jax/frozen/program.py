@@ -87,18 +87,16 @@ class IntegerModel:
         save(self, directory)
 
     @classmethod
-    def load(cls, directory: str | os.PathLike[str]) -> Self:
+    def load(cls, directory: str | os.PathLike[str]) -> IntegerModel:
         """Read what ``save`` wrote; refuses files that are missing, truncated or altered."""
         from ibert_jax.frozen.storage import load
 
-        return load(cls, directory)
+        return load(directory)
 
 
 @jax.jit
 def _run(
     model: IntegerModel, ids: jax.Array, mask: jax.Array, types: jax.Array, positions: jax.Array
 ) -> Any:
-    outputs = model.network(
-        ids, attention_mask=mask, token_type_ids=types, position_ids=positions
-    )
+    outputs = model.network(ids, attention_mask=mask, token_type_ids=types, position_ids=positions)
     return dataclasses.replace(outputs, hidden_states=None, attentions=None)

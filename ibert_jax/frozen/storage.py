@@ -96,7 +96,7 @@ def save(model: IntegerModel, directory: str | os.PathLike[str]) -> None:
             temporary.unlink(missing_ok=True)
 
 
-def load(kind: type[IntegerModel], directory: str | os.PathLike[str]) -> IntegerModel:
+def load(directory: str | os.PathLike[str]) -> IntegerModel:
     """Read a model that ``save`` wrote.
 
     Raises:
@@ -127,7 +127,7 @@ def load(kind: type[IntegerModel], directory: str | os.PathLike[str]) -> Integer
         ) from None
     if not all(math.isfinite(scale) and scale > 0 for scale in scales.values()):
         raise ValueError(f"{folder / MANIFEST_FILE} holds scales that are not positive: {scales}")
-    return kind.of(network, config, scales)
+    return IntegerModel.of(network, config, scales)
 
 
 def _read_arrays(path: Path, expected: Any) -> dict[str, np.ndarray]:

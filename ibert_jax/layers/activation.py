@@ -11,7 +11,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-
 from ibert_jax.integer.barrier import materialized
 from ibert_jax.integer.dyadic import Multiplier, clip_bits, pack, requantize, unpack
 from ibert_jax.layers.leaf import ObservingLeaf

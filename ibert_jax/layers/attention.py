@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 
 import jax
-import jax.numpy as jnp
 from jax import lax
 
 from ibert_jax.integer.barrier import row_major
@@ -13,7 +12,7 @@ from ibert_jax.integer.matmul import dot_s8, dot_u8_s8
 from ibert_jax.integer.softmax import divide_by_row_sum
 from ibert_jax.layers.leaf import Leaf
 from ibert_jax.quantize.straight_through import straight_through
-from ibert_jax.quantize.tensor import QuantizedTensor, dequantize
+from ibert_jax.quantize.tensor import QuantizedTensor, dequantize, value_of
 
 CONTEXT_FRACTION_BITS = 21
 _SCORES = (((3,), (3,)), ((0, 1), (0, 1)))
@@ -81,7 +80,7 @@ class AttentionScores(Leaf):
     ) -> jax.Array | QuantizedTensor:
         """query, key [B, T, H * D] -> scores [B, H, T, T]."""
         if not isinstance(query, QuantizedTensor) or not isinstance(key, QuantizedTensor):
-            return self._float(query, key)
+            return self._float(value_of(query), value_of(key))
         q = self.record(IntegerScores(self.heads))(query.q, key.q)
         scale = query.scale * key.scale
         value = straight_through(self._float, dequantize(q, scale), query.value, key.value)
@@ -104,7 +103,7 @@ class AttentionContext(Leaf):
     ) -> jax.Array | QuantizedTensor:
         """weights [B, H, T, T], value [B, T, H * D] -> [B, T, H * D]."""
         if not isinstance(weights, QuantizedTensor) or not isinstance(value, QuantizedTensor):
-            return self._float(weights, value)
+            return self._float(value_of(weights), value_of(value))
         assert weights.row_sum is not None
         q = self.record(IntegerContext(self.heads))((weights.q, weights.row_sum), value.q)
         # Two short scales and a power of two: exact, dropout's scale included.

@@ -25,9 +25,7 @@ class IBertSelfAttention(nnx.Module):
         momentum, heads = config.quantization.momentum, config.num_attention_heads
 
         def projection() -> QuantLinear:
-            return QuantLinear(
-                size, size, initializer_range=config.initializer_range, rngs=rngs
-            )
+            return QuantLinear(size, size, initializer_range=config.initializer_range, rngs=rngs)
 
         self.query, self.key, self.value = projection(), projection(), projection()
         self.query_activation = QuantAct(forms["query"], size, momentum)
@@ -52,9 +50,7 @@ class IBertSelfAttention(nnx.Module):
 class IBertSelfOutput(nnx.Module):
     """Projection, residual sum, LayerNorm: after attention and after the feed-forward."""
 
-    def __init__(
-        self, config: IBertConfig, in_features: int, role: str, *, rngs: nnx.Rngs
-    ) -> None:
+    def __init__(self, config: IBertConfig, in_features: int, role: str, *, rngs: nnx.Rngs) -> None:
         forms, size = SCHEMES[config.quantization.scheme], config.hidden_size
         momentum = config.quantization.momentum
         self.dense = QuantLinear(

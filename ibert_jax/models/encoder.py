@@ -50,19 +50,13 @@ class IBertLayer(nnx.Module):
         self.attention = IBertAttention(config, rngs=rngs)
         self.pre_intermediate_act = QuantAct(forms["intermediate_input"], size, momentum)
         self.intermediate = IBertIntermediate(config, rngs=rngs)
-        self.pre_output_act = QuantAct(
-            forms["output_input"], config.intermediate_size, momentum
-        )
-        self.output = IBertSelfOutput(
-            config, config.intermediate_size, "layer_output", rngs=rngs
-        )
+        self.pre_output_act = QuantAct(forms["output_input"], config.intermediate_size, momentum)
+        self.output = IBertSelfOutput(config, config.intermediate_size, "layer_output", rngs=rngs)
 
     def __call__(self, hidden: Any, mask: jax.Array, rngs: nnx.Rngs | None) -> tuple[Any, Any]:
         """Tensor [B, T, C], bool mask [B, T] -> tensor [B, T, C], weights [B, H, T, T]."""
         x = self.input_act(hidden)
-        attended, weights = self.attention(
-            x, x if self.narrow_residual else hidden, mask, rngs
-        )
+        attended, weights = self.attention(x, x if self.narrow_residual else hidden, mask, rngs)
         x = self.pre_intermediate_act(attended)
         residual = x if self.narrow_residual else attended
         x = self.pre_output_act(self.intermediate(x))

@@ -29,6 +29,7 @@ def encoder_inputs(
         for x in (input_ids, attention_mask, token_type_ids, position_ids)
     )
     checks.check_one_input(ids, None)
+    assert ids is not None
     checks.check_token_ids(ids, config.vocab_size)
     checks.check_length(ids.shape[1], config.max_sequence_length)
     ids = as_int32(ids)

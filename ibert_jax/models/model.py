@@ -25,9 +25,7 @@ class IBertPooler(nnx.Module):
         forms, size = SCHEMES[config.quantization.scheme], config.hidden_size
         momentum = config.quantization.momentum
         self.input_act = QuantAct(forms["head_input"], size, momentum)
-        self.dense = QuantLinear(
-            size, size, initializer_range=config.initializer_range, rngs=rngs
-        )
+        self.dense = QuantLinear(size, size, initializer_range=config.initializer_range, rngs=rngs)
         self.activation = IntTanh()
 
     def __call__(self, first: Any) -> Any:

@@ -105,7 +105,8 @@ class IBertPreTrainedModel(nnx.Module):
             hold is initialised, and a log message says so.
         """
         checkpoint = read_checkpoint(directory, cls.head, overrides)
-        model = cls(checkpoint.config, rngs=nnx.Rngs(0) if rngs is None else rngs)
+        make: Any = cls  # every model takes its configuration and rngs
+        model: Self = make(checkpoint.config, rngs=nnx.Rngs(0) if rngs is None else rngs)
         model.load_tensors({**checkpoint.tensors, **checkpoint.ranges})
         if checkpoint.missing_head:
             logger.warning(

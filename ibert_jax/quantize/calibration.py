@@ -33,14 +33,15 @@ def calibrate(model: Model, batches: Iterable[Mapping[str, Any]]) -> Model:
     Raises:
         ValueError: there is no batch.
     """
-    observers = [m for _, m in nnx.iter_modules(model) if hasattr(m, "x_min")]
+    network: Any = model
+    observers: list[Any] = [m for _, m in nnx.iter_modules(model) if hasattr(m, "x_min")]
     momenta = [observer.momentum for observer in observers]
     for observer in observers:
         observer.x_min[...] = jnp.full(observer.x_min.shape, jnp.inf, jnp.float32)
         observer.x_max[...] = jnp.full(observer.x_max.shape, -jnp.inf, jnp.float32)
         observer.momentum = -1
-    model.quantize(False)
-    model.eval()
+    network.quantize(False)
+    network.eval()
     for observer in observers:
         observer.observing = True
     try:
@@ -49,10 +50,10 @@ def calibrate(model: Model, batches: Iterable[Mapping[str, Any]]) -> Model:
     finally:
         for observer, momentum in zip(observers, momenta, strict=True):
             observer.momentum, observer.observing = momentum, False
-    for _, module in nnx.iter_modules(model):
-        if hasattr(module, "balance"):
-            module.balance()
-    return model.quantize(True)
+    balancing: list[Any] = [m for _, m in nnx.iter_modules(model) if hasattr(m, "balance")]
+    for module in balancing:
+        module.balance()
+    return network.quantize(True)
 
 
 def _run(model: nnx.Module, batches: Iterable[Mapping[str, Any]]) -> int:

@@ -10,7 +10,6 @@ import jax
 import jax.numpy as jnp
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(0,))
 def straight_through(
     surrogate: Callable[..., jax.Array], value: jax.Array, *inputs: jax.Array
 ) -> jax.Array:
@@ -22,6 +21,13 @@ def straight_through(
         value: what the integers stand for, of the shape that ``surrogate`` returns.
         inputs: arrays; integer and bool ones get no gradient.
     """
+    return _straight_through(surrogate, value, *inputs)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _straight_through(
+    surrogate: Callable[..., jax.Array], value: jax.Array, *inputs: jax.Array
+) -> Any:
     del surrogate, inputs
     return value
 
@@ -40,4 +46,4 @@ def _backward(
     return (jnp.zeros_like(cotangent), *pull_back(cotangent))
 
 
-straight_through.defvjp(_forward, _backward)
+_straight_through.defvjp(_forward, _backward)

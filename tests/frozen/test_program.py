@@ -82,7 +82,9 @@ def test_every_leaf_is_an_integer() -> None:
 def test_runs_under_jit_and_vmap() -> None:
     made = case("channel")
     program, whole = made.program, np.asarray(made.simulated.q)
-    ids, mask = (jax.numpy.asarray(made.batch[n], np.int32) for n in ("input_ids", "attention_mask"))
+    ids, mask = (
+        jax.numpy.asarray(made.batch[n], np.int32) for n in ("input_ids", "attention_mask")
+    )
     run = jax.jit(lambda p, i, m: p.integers(i, attention_mask=m).logits)
     assert np.array_equal(run(program, ids, mask), whole)
     mapped = jax.vmap(lambda i, m: program.integers(i[None], attention_mask=m[None]).logits[0])

@@ -15,7 +15,9 @@ from ibert_jax.integer.dyadic import Multiplier, requantize, rescale
 from ibert_jax.integer.wide import multiply_high_15, multiply_high_31, multiply_unsigned
 
 INT32 = np.iinfo(np.int32)
-EDGES = np.array([INT32.min, INT32.min + 1, -65537, -65536, -65535, -1, 0, 1, 65535, 65536, INT32.max])
+EDGES = np.array(
+    [INT32.min, INT32.min + 1, -65537, -65536, -65535, -1, 0, 1, 65535, 65536, INT32.max]
+)
 
 
 def operands(limit: int, count: int = 20_000) -> tuple[np.ndarray, np.ndarray]:
@@ -70,7 +72,9 @@ def stacked(constants: list[spec.Multiplier]) -> Multiplier:
 def check_requantize(wide: bool, bits: int, seed: int) -> None:
     rng = np.random.default_rng(seed)
     constants = random_constants(rng, wide, 64)
-    x = rng.integers(INT32.min, INT32.max, (160, 64), endpoint=True) >> rng.integers(0, 31, (160, 64))
+    x = rng.integers(INT32.min, INT32.max, (160, 64), endpoint=True) >> rng.integers(
+        0, 31, (160, 64)
+    )
     x[0] = rng.choice(EDGES, 64)
     got = requantize(jnp.asarray(x, jnp.int32), stacked(constants), bits, wide=wide)
     want = [

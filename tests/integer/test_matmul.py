@@ -27,7 +27,9 @@ def linear_case(rows: int, k: int, n: int) -> tuple[jax.Array, jax.Array, jax.Ar
 def test_linear_is_the_specification(rows: int, k: int, n: int) -> None:
     q, weight, bias = linear_case(rows, k, n)
     got = int8_linear(q, weight, bias, shift_bias(weight, bias))
-    exact = np.asarray(q).astype(np.int64) @ np.asarray(weight).T.astype(np.int64) + np.asarray(bias)
+    exact = np.asarray(q).astype(np.int64) @ np.asarray(weight).T.astype(np.int64) + np.asarray(
+        bias
+    )
     assert np.array_equal(got, exact)
     assert got[0].tolist() == spec.linear(q[0].tolist(), weight.tolist(), bias.tolist())
 
@@ -37,7 +39,9 @@ def test_eager_jitted_and_mapped_agree() -> None:
     shifted = shift_bias(weight, bias)
     want = np.asarray(int8_linear(q, weight, bias, shifted))
     assert np.array_equal(jax.jit(int8_linear)(q, weight, bias, shifted), want)
-    mapped = jax.vmap(int8_linear, (0, None, None, None))(q.reshape(3, 4, 40), weight, bias, shifted)
+    mapped = jax.vmap(int8_linear, (0, None, None, None))(
+        q.reshape(3, 4, 40), weight, bias, shifted
+    )
     assert np.array_equal(mapped.reshape(12, 9), want)
 
 
@@ -65,7 +69,7 @@ def test_mixed_product_under_vmap() -> None:
 
 
 def test_mixed_product_refuses_other_types() -> None:
-    a, b, _ = mixed_case()
+    _, b, _ = mixed_case()
     with pytest.raises(TypeError, match="uint8 and int8"):
         dot_u8_s8(b, b, BATCHED)
 

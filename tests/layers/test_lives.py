@@ -50,8 +50,15 @@ def frozen_equals(leaf: Any, *operands: QuantizedTensor) -> QuantizedTensor:
 
 
 @pytest.mark.parametrize("size", RANGES)
-@pytest.mark.parametrize("form", [ActivationFormat(8), ActivationFormat(8, "channel"),
-                                  ActivationFormat(8, "balanced"), ActivationFormat(16)])
+@pytest.mark.parametrize(
+    "form",
+    [
+        ActivationFormat(8),
+        ActivationFormat(8, "channel"),
+        ActivationFormat(8, "balanced"),
+        ActivationFormat(16),
+    ],
+)
 def test_activation(size: float, form: ActivationFormat) -> None:
     value = np.random.default_rng(0).standard_normal((2, 5, 12)).astype(np.float32) * size
     x = quantized(value, form)
@@ -64,7 +71,9 @@ def test_activation(size: float, form: ActivationFormat) -> None:
 def test_activation_of_a_sum_is_the_specification() -> None:
     rng = np.random.default_rng(1)
     form = ActivationFormat(20)
-    a, b = (quantized(rng.standard_normal((3, 7, 8)) * s, ActivationFormat(16)) for s in (1.0, 40.0))
+    a, b = (
+        quantized(rng.standard_normal((3, 7, 8)) * s, ActivationFormat(16)) for s in (1.0, 40.0)
+    )
     act = QuantAct(form, 8)
     set_life(act, observing=True)
     act(a.value, b.value)

@@ -47,7 +47,7 @@ def test_hidden_states(family: str, tmp_path: Path) -> None:
     torch.manual_seed(1)
     theirs = model_type(kind(**SIZES, pad_token_id=pad)).eval()
     with torch.no_grad():  # a fresh LayerNorm and zero biases would hide mistakes
-        for name, parameter in theirs.named_parameters():
+        for parameter in theirs.parameters():
             if parameter.ndim == 1:
                 parameter.add_(0.1 * torch.randn_like(parameter))
     theirs.save_pretrained(tmp_path)

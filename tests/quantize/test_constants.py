@@ -82,7 +82,9 @@ def test_multiplier_is_the_specification(wide: bool, with_offset: bool) -> None:
         offset=jnp.asarray(offset) if with_offset else None,
     )
     assert got.pre is not None
-    rows = zip(*(np.asarray(a).tolist() for a in (got.m, got.offset, got.shift, got.pre)), strict=True)
+    rows = zip(
+        *(np.asarray(a).tolist() for a in (got.m, got.offset, got.shift, got.pre)), strict=True
+    )
     for row, n, d, o in zip(rows, numerator, denominator, offset, strict=True):
         o = float(o) if with_offset else 0.0
         assert row == spec.multiplier(float(n), float(d), wide=wide, offset=o), (n, d, o)
@@ -126,8 +128,9 @@ def test_constants_do_not_depend_on_compilation() -> None:
         scale = constants.scale_of_range(jnp.abs(n), bits=8)
         return constants.multiplier(n * 0.5, scale, wide=True, offset=o), scale
 
-    eager, jitted = build(numerator, denominator, offset), jax.jit(build)(
-        numerator, denominator, offset
+    eager, jitted = (
+        build(numerator, denominator, offset),
+        jax.jit(build)(numerator, denominator, offset),
     )
     for a, b in zip(jax.tree.leaves(eager), jax.tree.leaves(jitted), strict=True):
         assert np.array_equal(a, b)
