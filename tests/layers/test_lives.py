@@ -72,7 +72,7 @@ def test_activation_of_a_sum_is_the_specification() -> None:
     rng = np.random.default_rng(1)
     form = ActivationFormat(20)
     a, b = (
-        quantized(rng.standard_normal((3, 7, 8)) * s, ActivationFormat(16)) for s in (1.0, 40.0)
+        quantized(rng.standard_normal((40, 80, 8)) * s, ActivationFormat(16)) for s in (1.0, 40.0)
     )
     act = QuantAct(form, 8)
     set_life(act, observing=True)
@@ -111,15 +111,19 @@ def test_linear_bias_cannot_overflow() -> None:
 def test_embedding() -> None:
     layer = QuantEmbedding(50, 16, rngs=nnx.Rngs(0))
     layer.weight[...] = layer.weight[...].at[3].multiply(40.0).at[4].set(0.0)
-    ids = jnp.asarray([[0, 3, 4, 49], [7, 3, 3, 1]], jnp.int32)
+    ids = jnp.asarray(np.random.default_rng(8).integers(0, 50, (40, 40)), jnp.int32)
+    ids = ids.at[0, :4].set(jnp.asarray([0, 3, 4, 49], jnp.int32))
     exact = np.asarray(layer(ids))
     set_life(layer, quantized=True, recording=True)
     got: Any = layer(ids)
     integer: Any = layer.integer
     assert np.array_equal(integer(ids), got.q)
     assert np.abs(np.asarray(got.q)).max() <= 2**15 * (1 + 2**-10)  # scales are short
-    for row, token in zip(np.asarray(got.q)[0].tolist(), ids[0].tolist(), strict=True):
-        assert row == spec.embedding(integer.weight[token].tolist(), int(integer.ratio[token]))
+    weight, ratio = np.asarray(integer.weight).tolist(), np.asarray(integer.ratio).tolist()
+    for row, token in zip(
+        np.asarray(got.q).reshape(-1, 16).tolist(), ids.ravel().tolist(), strict=True
+    ):
+        assert row == spec.embedding(weight[token], ratio[token])
     row_steps = np.abs(exact).max(-1, keepdims=True) / 127
     assert (np.abs(np.asarray(got.value) - exact) <= row_steps * 0.52 + float(got.scale)).all()
 
