@@ -15,6 +15,9 @@ from ibert_jax.training.checkpoint import Checkpoints, Position
 from ibert_jax.training.optimizer import make_optimizer
 from ibert_jax.training.state import TrainState
 
+# After an error in one array, tensorstore may still report on another to a loop that has closed.
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+
 
 def make_state(seed: int) -> TrainState:
     random = np.random.default_rng(seed)
