@@ -70,7 +70,7 @@ class QuantConfig:
     """How the network becomes integers.
 
     Attributes:
-      scheme: "channel" (free scales per channel where they cost nothing, 16-bit residual stream) or
+      scheme: "channel" (free scales per channel where they cost nothing, LayerNorm as residual) or
         "reference" (I-BERT's own: one scale per tensor, 8-bit residual stream).
       weight_bits: bits of weights and embeddings, 2..8.
       activation_bits: bits of what enters a matmul, 2..8.
