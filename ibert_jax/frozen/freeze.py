@@ -14,7 +14,7 @@ from ibert_jax.frozen.network import replace_leaves, stack_layers
 from ibert_jax.frozen.program import IntegerModel
 from ibert_jax.integer.dyadic import Multiplier
 from ibert_jax.layers.leaf import ObservingLeaf, set_life
-from ibert_jax.models.pretrained import IBertPreTrainedModel
+from ibert_jax.models.pretrained import IBertPreTrainedModel, refuse_without_effect
 from ibert_jax.quantize.tensor import QuantizedTensor
 
 
@@ -25,8 +25,10 @@ def freeze(model: IBertPreTrainedModel) -> IntegerModel:
     it computed with; the graph around them stays the same. ``model`` is not changed.
 
     Raises:
-        ValueError: activation ranges that were never calibrated, by name.
+        ValueError: activation ranges that were never calibrated, or settings that a quantized
+            model does not support, by name.
     """
+    refuse_without_effect(model.config)
     missing = [
         path
         for path, leaf in model.leaves().items()

@@ -48,7 +48,13 @@ class IBertPreTrainedModel(nnx.Module):
         set_life(self, deterministic=True)
 
     def quantize(self, enabled: bool = True) -> Self:
-        """Enter (or leave) the quantization-aware life; returns the model."""
+        """Enter (or leave) the quantization-aware life; returns the model.
+
+        Raises:
+            ValueError: the configuration asks for something that this life does not do yet.
+        """
+        if enabled:
+            refuse_without_effect(self.config)
         set_life(self, quantized=enabled)
         self.config = dataclasses.replace(self.config, quant_mode=enabled)
         return self
@@ -118,3 +124,25 @@ class IBertPreTrainedModel(nnx.Module):
         """Write ``model.safetensors`` and ``config.json`` as Hugging Face I-BERT has them."""
         tensors = {name: np.asarray(value) for name, value in self.tensors().items()}
         write_checkpoint(directory, self.config, tensors)
+
+
+def refuse_without_effect(config: IBertConfig) -> None:
+    """Refuse settings that a quantized model would silently ignore.
+
+    Raises:
+        ValueError: the settings, by name.
+    """
+    quantization = config.quantization
+    expected = {
+        "force_dequant": (config.force_dequant, "none"),
+        "weight_bits": (quantization.weight_bits, 8),
+        "activation_bits": (quantization.activation_bits, 8),
+        "gelu_migration": (quantization.gelu_migration, 1.0),
+        "value_migration": (quantization.value_migration, 1.0),
+    }
+    found = [f"{n}={got!r}" for n, (got, only) in expected.items() if got != only]
+    if found:
+        raise ValueError(
+            f"quantized models do not support {', '.join(found)} yet; leave the defaults: "
+            + ", ".join(f"{name}={only!r}" for name, (_, only) in expected.items())
+        )

@@ -165,6 +165,17 @@ def test_freezing_before_calibration_names_the_ranges() -> None:
 
 
 @pytest.mark.parametrize(
+    "change", [{"force_dequant": "gelu"}, {"quantization": {"weight_bits": 4}}]
+)
+def test_settings_without_effect_are_refused(change: dict[str, Any]) -> None:
+    model = make("channel")
+    model.config = model.config.replace(**change)
+    for enter in (model.quantize, lambda: ib.freeze(model)):
+        with pytest.raises(ValueError, match=r"do not support (force_dequant|weight_bits)="):
+            enter()
+
+
+@pytest.mark.parametrize(
     ("change", "sentence"),
     [
         ({"input_ids": np.array([[0, 200]])}, "input_ids"),
