@@ -13,7 +13,7 @@ from flax import nnx
 from ibert_jax.frozen.network import replace_leaves, stack_layers
 from ibert_jax.frozen.program import IntegerModel
 from ibert_jax.integer.dyadic import Multiplier
-from ibert_jax.layers.leaf import ObservingLeaf, set_life
+from ibert_jax.layers.leaf import ObservingLeaf, recorded, set_life
 from ibert_jax.models.pretrained import IBertPreTrainedModel, refuse_without_effect
 from ibert_jax.quantize.tensor import QuantizedTensor
 
@@ -64,7 +64,7 @@ def _record(network: Any) -> tuple[dict[str, Any], dict[str, jax.Array]]:
         for name in ("logits", "last_hidden_state", "pooler_output")
         if isinstance(tensor := getattr(outputs, name, None), QuantizedTensor)
     }
-    return {path: leaf.integer for path, leaf in network.leaves().items()}, scales
+    return recorded(network), scales
 
 
 def _without_idle_shifts(leaves: dict[str, Any], path: str) -> Any:

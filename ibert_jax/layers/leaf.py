@@ -74,7 +74,27 @@ class ObservingLeaf(Leaf):
 
 def set_life(model: nnx.Module, **attributes: bool) -> None:
     """Set ``quantized``, ``observing``, ``deterministic`` or ``recording`` on every leaf."""
-    for _, module in nnx.iter_modules(model):
-        if isinstance(module, Leaf):
-            for name, value in attributes.items():
-                setattr(module, name, value)
+    for leaf in leaves_of(model).values():
+        for name, value in attributes.items():
+            setattr(leaf, name, value)
+
+
+def recorded(model: nnx.Module) -> dict[str, Any]:
+    """The integer leaf of every recording leaf, by path."""
+    return {path: leaf.integer for path, leaf in leaves_of(model).items() if leaf.recording}
+
+
+def keep_recorded(model: nnx.Module, integers: dict[str, Any]) -> None:
+    """Hand integer leaves, by path, to the leaves that recorded them."""
+    leaves = leaves_of(model)
+    for path, integer in integers.items():
+        leaves[path].integer = nnx.data(integer)
+
+
+def leaves_of(model: nnx.Module) -> dict[str, Leaf]:
+    """Every leaf by its path, e.g. ``attention.self.query``."""
+    return {
+        ".".join(map(str, path)): module
+        for path, module in nnx.iter_modules(model)
+        if isinstance(module, Leaf)
+    }

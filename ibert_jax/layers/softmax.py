@@ -29,9 +29,12 @@ def masked_softmax(scores: jax.Array, mask: jax.Array) -> jax.Array:
     return powers / jnp.maximum(jnp.sum(powers, axis=-1, keepdims=True), 1e-30)
 
 
-def scaled_softmax(scores: jax.Array, mask: jax.Array, width: jax.Array) -> jax.Array:
-    """Softmax of scores / sqrt(width)."""
-    return masked_softmax(scores / jnp.sqrt(width), mask)
+def scaled_softmax(
+    scores: jax.Array, mask: jax.Array, width: jax.Array, heads: jax.Array | None
+) -> jax.Array:
+    """Softmax of scores / sqrt(width), times ``heads`` [H] where given."""
+    weights = masked_softmax(scores / jnp.sqrt(width), mask)
+    return weights if heads is None else weights * heads.astype(jnp.float32).reshape(1, -1, 1, 1)
 
 
 @jax.tree_util.register_dataclass
@@ -42,10 +45,18 @@ class IntegerSoftmax:
     multiplier: Multiplier
     published: bool = dataclasses.field(metadata={"static": True})
 
-    def __call__(self, scores: jax.Array, mask: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """int32 [B, H, T, T], bool [B, 1, 1, T] -> uint8 numerators, int32 sums [B, H, T, 1]."""
+    def __call__(
+        self, scores: jax.Array, mask: jax.Array, heads: jax.Array | None = None
+    ) -> tuple[jax.Array, jax.Array]:
+        """int32 [B, H, T, T], bool [B, 1, 1, T] -> uint8 numerators, int32 sums [B, H, T, 1].
+
+        ``heads`` bool [H] clears the numerators of heads that do not count.
+        """
         kernel = softmax_reference if self.published else softmax_numerators
-        return kernel(scores, mask, self.multiplier)
+        numerators, row_sum = kernel(scores, mask, self.multiplier)
+        if heads is not None:
+            numerators = jnp.where(heads.reshape(1, -1, 1, 1), numerators, jnp.uint8(0))
+        return numerators, row_sum
 
 
 class IntSoftmax(Leaf):
@@ -63,17 +74,21 @@ class IntSoftmax(Leaf):
         self.scheme = scheme
 
     def __call__(
-        self, scores: jax.Array | QuantizedTensor, mask: jax.Array
+        self,
+        scores: jax.Array | QuantizedTensor,
+        mask: jax.Array,
+        heads: jax.Array | None = None,
     ) -> jax.Array | QuantizedTensor:
-        """Scores [B, H, T, T], mask bool [B, 1, 1, T] -> weights [B, H, T, T]."""
+        """Scores [B, H, T, T], mask bool [B, 1, 1, T], heads [H] -> weights [B, H, T, T]."""
         width = jnp.float32(self.width)
         if not isinstance(scores, QuantizedTensor):
-            return scaled_softmax(scores, mask, width)
+            return scaled_softmax(scores, mask, width, heads)
+        heads = None if heads is None else heads != 0
         grid = python_number(2**GRID_BITS / (math.log(2) * math.sqrt(self.width)))
         integer = IntegerSoftmax(to_grid(scores.scale, grid), self.scheme == "reference")
-        q, row_sum = self.record(integer)(scores.q, mask)
+        q, row_sum = self.record(integer)(scores.q, mask, heads)
         scale = jnp.float32(1)
         value = straight_through(
-            scaled_softmax, dequantize(q, scale, row_sum=row_sum), scores.value, mask, width
+            scaled_softmax, dequantize(q, scale, row_sum=row_sum), scores.value, mask, width, heads
         )
         return QuantizedTensor(q, scale, value, row_sum=row_sum)

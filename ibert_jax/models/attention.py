@@ -37,12 +37,14 @@ class IBertSelfAttention(nnx.Module):
         self.context = AttentionContext(heads)
         self.output_activation = QuantAct(forms["context"], size, momentum)
 
-    def __call__(self, x: Any, mask: jax.Array, rngs: nnx.Rngs | None) -> tuple[Any, Any]:
+    def __call__(
+        self, x: Any, mask: jax.Array, rngs: nnx.Rngs | None, heads: Any = None
+    ) -> tuple[Any, Any]:
         """Tensor [B, T, C], bool mask [B, T] -> context [B, T, C], weights [B, H, T, T]."""
         query = self.query_activation(self.query(x))
         key = self.key_activation(self.key(x))
         value = self.value_activation(self.value(x))
-        weights = self.softmax(self.scores(query, key), mask[:, None, None, :])
+        weights = self.softmax(self.scores(query, key), mask[:, None, None, :], heads)
         context = self.context(self.dropout(weights, rngs), value)
         return self.output_activation(context), weights
 
@@ -75,7 +77,7 @@ class IBertAttention(nnx.Module):
         self.output = IBertSelfOutput(config, config.hidden_size, "attention_output", rngs=rngs)
 
     def __call__(
-        self, x: Any, residual: Any, mask: jax.Array, rngs: nnx.Rngs | None
+        self, x: Any, residual: Any, mask: jax.Array, rngs: nnx.Rngs | None, heads: Any = None
     ) -> tuple[Any, Any]:
-        context, weights = self.self(x, mask, rngs)
+        context, weights = self.self(x, mask, rngs, heads)
         return self.output(context, residual, rngs), weights

@@ -15,7 +15,7 @@ from flax import nnx
 
 from ibert_jax.checkpoints import read_checkpoint, write_checkpoint
 from ibert_jax.config import IBertConfig
-from ibert_jax.layers.leaf import Leaf, set_life
+from ibert_jax.layers.leaf import Leaf, leaves_of, set_life
 
 logger = logging.getLogger(__name__)
 
@@ -61,11 +61,7 @@ class IBertPreTrainedModel(nnx.Module):
 
     def leaves(self) -> dict[str, Leaf]:
         """Every leaf by its path, e.g. ``ibert.encoder.layer.0.attention.self.query``."""
-        return {
-            ".".join(map(str, path)): module
-            for path, module in nnx.iter_modules(self)
-            if isinstance(module, Leaf)
-        }
+        return leaves_of(self)
 
     def tensors(self) -> dict[str, jax.Array]:
         """Parameters and ranges by checkpoint name (no backbone prefix)."""
