@@ -54,6 +54,7 @@ CONFINED = {
     "orbax": {"training"},
     "flax": {"quantize", "layers", "models", "frozen", "training", "inference"},
     "safetensors": {"checkpoints", "frozen"},
+    "huggingface_hub": {"checkpoints"},
 }
 
 # What the command line imports before it knows the command must not cost its user a second.

@@ -64,11 +64,17 @@ class Entry:
 def open_weights(directory: Path, problems: list[str]) -> dict[str, Entry]:
     """The tensors of model.safetensors or of its shards; adds to ``problems``."""
     entries: dict[str, Entry] = {}
-    for name in _weight_files(directory, problems):
-        for key, entry in open_file(directory / name, problems).items():
-            if key in entries:
-                problems.append(f"tensor {key} is in two shards, one of them {name}")
-            entries[key] = entry
+    for name, promised in _weight_files(directory, problems).items():
+        found = open_file(directory / name, problems)
+        problems += [
+            f"{name} lacks {key}, though {INDEX_FILE} says it is there; copy both again"
+            for key in promised
+            if found and key not in found
+        ]
+        problems += [
+            f"tensor {key} is in two shards, one of them {name}" for key in found if key in entries
+        ]
+        entries |= found
     return entries
 
 
@@ -90,40 +96,44 @@ def metadata(path: Path) -> Mapping[str, str]:
         return file.metadata() or {}
 
 
-def _weight_files(directory: Path, problems: list[str]) -> list[str]:
+def _weight_files(directory: Path, problems: list[str]) -> dict[str, list[str]]:
+    """The files to open, each with the tensors that an index promises in it."""
     if (directory / WEIGHTS_FILE).is_file():
-        return [WEIGHTS_FILE]
+        return {WEIGHTS_FILE: []}
     if (directory / INDEX_FILE).is_file():
-        return _shards(directory, problems)
+        return indexed_files(directory, INDEX_FILE, problems)
     pickles = sorted(path.name for path in directory.glob("*.bin"))
     advice = (
-        f"; {pickles[0]} must first be saved as safetensors (in transformers, save_pretrained)"
+        f"; {pickles[0]} must first become safetensors (python -m conversion.from_bin, or "
+        f"save_pretrained in transformers)"
         if pickles
         else ""
     )
     problems.append(f"{WEIGHTS_FILE} is missing{advice}")
-    return []
+    return {}
 
 
-def _shards(directory: Path, problems: list[str]) -> list[str]:
-    """The files an index names, without those that are missing."""
+def indexed_files(directory: Path, index: str, problems: list[str]) -> dict[str, list[str]]:
+    """The files that an index names, without those that are missing, and what each should hold."""
     try:
-        weight_map = read_json_object(directory / INDEX_FILE).get("weight_map")
+        weight_map = read_json_object(directory / index).get("weight_map")
     except ValueError as error:
         problems.append(str(error))
-        return []
+        return {}
     if not isinstance(weight_map, dict) or not weight_map:
-        problems.append(f"{INDEX_FILE} has no weight_map from tensors to files")
-        return []
-    found = []
-    for name in sorted({str(name) for name in weight_map.values()}):
+        problems.append(f"{index} has no weight_map from tensors to files")
+        return {}
+    files: dict[str, list[str]] = {}
+    for key, name in sorted(weight_map.items()):
+        files.setdefault(str(name), []).append(key)
+    for name in sorted(files):
         if Path(name).name != name:  # an index must not reach outside of its directory
-            problems.append(f"{INDEX_FILE} names {name!r}, which is no file beside it")
+            problems.append(f"{index} names {name!r}, which is no file beside it")
+            del files[name]
         elif not (directory / name).is_file():
-            problems.append(f"{name} is missing, though {INDEX_FILE} names it")
-        else:
-            found.append(name)
-    return found
+            problems.append(f"{name} is missing, though {index} names it")
+            del files[name]
+    return {name: files[name] for name in sorted(files)}
 
 
 def sha256(path: Path) -> str:

@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 
 from ibert_jax.checkpoints import keys
+from ibert_jax.checkpoints.buffers import PublishedBuffers, keep
+from ibert_jax.checkpoints.derived import derived_ranges
 from ibert_jax.checkpoints.files import (
     CONFIG_FILE,
     RANGES_FILE,
@@ -40,6 +42,7 @@ class Checkpoint:
         whole tensor has shape []. Empty for a float checkpoint, and for one of another scheme.
       missing_head: parameters of the head that the directory lacks: initialize them and say so.
       unused: keys of other heads that were passed over.
+      published: buffers of the published implementation, for :func:`write_checkpoint`.
     """
 
     config: IBertConfig
@@ -48,6 +51,7 @@ class Checkpoint:
     ranges: dict[str, np.ndarray]
     missing_head: tuple[str, ...]
     unused: tuple[str, ...]
+    published: PublishedBuffers = field(default_factory=PublishedBuffers)
 
 
 @dataclass
@@ -56,6 +60,7 @@ class _Sorted:
 
     parameters: dict[str, Entry] = field(default_factory=dict)
     ranges: dict[str, Entry] = field(default_factory=dict)
+    buffers: dict[str, Entry] = field(default_factory=dict)
     unused: list[str] = field(default_factory=list)
 
 
@@ -101,14 +106,19 @@ def read_checkpoint(
     found = _sort(entries, config, model_type, head, declared, problems)
     shift = config.pad_token_id + 1 if model_type == "bert" else 0
     tensors, missing_head = _read_parameters(found.parameters, config, head, shift, problems)
+    published, buffers = _read_published(found, config, problems)
     ranges = _read_own_ranges(directory, config.quantization.scheme, problems)
     if ranges is None:
-        ranges = _read_published_ranges(found.ranges, problems)
-        if config.quantization.scheme != "reference":
+        ranges = published
+        if config.quantization.scheme == "reference":
+            ranges |= derived_ranges(config, head, ranges)
+        else:
             ranges = {}  # one range per tensor says too little about channels
     if problems:
         raise CheckpointError(directory, problems)
-    return Checkpoint(config, head, tensors, ranges, missing_head, tuple(sorted(found.unused)))
+    unused = tuple(sorted(found.unused))
+    kept = keep(buffers, tensors | ranges)
+    return Checkpoint(config, head, tensors, ranges, missing_head, unused, kept)
 
 
 def _read_config(
@@ -134,19 +144,22 @@ def _sort(
 ) -> _Sorted:
     """Finds for every key what it is here; an unknown or double key is a problem."""
     parameters = keys.backbone_parameters(config) | keys.head_parameters(config, head)
-    ranges = keys.published_ranges(config)
-    dropped = keys.published_buffers(config).keys() | set(keys.CONSTANTS)
     found = _Sorted()
+    places = (
+        (parameters, found.parameters),
+        (keys.published_ranges(config), found.ranges),
+        (keys.published_buffers(config), found.buffers),
+    )
     for key, entry in sorted(entries.items()):
         name = keys.our_name(key, model_type, head, declared)
-        if name in parameters or name in ranges:
-            target = found.parameters if name in parameters else found.ranges
+        target = next((place for known, place in places if name in known), None)
+        if target is not None:
             if name in target:
                 problems.append(f"{key} and {target[name].key} are both {name}; keep one of them")
             target[name] = entry
         elif keys.OTHER_HEADS.fullmatch(name):
             found.unused.append(key)
-        elif name not in dropped:
+        elif name not in keys.CONSTANTS:
             problems.append(
                 f"{key} is unknown for model_type {model_type!r} with "
                 f"{config.num_hidden_layers} layers; is this {CONFIG_FILE} of another model?"
@@ -177,7 +190,9 @@ def _read_parameters(
     return tensors, tuple(name for name in own if name not in entries)
 
 
-def _read(entry: Entry, shape: tuple[int, ...] | None, problems: list[str]) -> np.ndarray | None:
+def _read(
+    entry: Entry, shape: tuple[int, ...] | None, problems: list[str], *, finite: bool = True
+) -> np.ndarray | None:
     """One tensor as float32; None, and a problem, if it is not what the configuration says."""
     if shape is not None and entry.shape != shape:
         problems.append(
@@ -188,7 +203,7 @@ def _read(entry: Entry, shape: tuple[int, ...] | None, problems: list[str]) -> n
         problems.append(f"{entry.key} has dtype {entry.dtype}, expected a floating-point one")
     else:
         tensor = entry.read()
-        if np.isfinite(tensor).all():
+        if not finite or np.isfinite(tensor).all():
             return tensor
         problems.append(
             f"{entry.key} holds NaN or infinities (as float32); training may have failed"
@@ -219,16 +234,18 @@ def _read_own_ranges(
     return {name: tensor for name, tensor in tensors.items() if tensor is not None}
 
 
-def _read_published_ranges(
-    entries: Mapping[str, Entry], problems: list[str]
-) -> dict[str, np.ndarray]:
-    """Those in the published buffers, without the ones that were never calibrated."""
-    ranges = {}
-    for name, entry in entries.items():
-        tensor = _read(entry, (1,), problems)
-        if tensor is not None:
-            ranges[name] = tensor.reshape(())
-    for leaf in {name.rpartition(".")[0] for name in entries}:
+def _read_published(
+    found: _Sorted, config: IBertConfig, problems: list[str]
+) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """The published ranges that were calibrated, shape []; and every buffer as it is."""
+    shapes = keys.published_buffers(config)
+    raw = {name: _read(entry, (1,), problems) for name, entry in found.ranges.items()}
+    buffers = {
+        name: _read(entry, shapes[name], problems, finite=False)  # nothing is computed from them
+        for name, entry in found.buffers.items()
+    }
+    ranges = {name: tensor.reshape(()) for name, tensor in raw.items() if tensor is not None}
+    for leaf in {name.rpartition(".")[0] for name in found.ranges}:
         low, high = ranges.get(f"{leaf}.x_min"), ranges.get(f"{leaf}.x_max")
         if low is None or high is None:
             problems.append(f"{leaf} must have both x_min and x_max, got one of them")
@@ -236,4 +253,5 @@ def _read_published_ranges(
             del ranges[f"{leaf}.x_min"], ranges[f"{leaf}.x_max"]
         elif low > high:
             problems.append(f"{leaf}.x_min is {low}, above its x_max {high}")
-    return ranges
+    everything = raw | buffers
+    return ranges, {name: tensor for name, tensor in everything.items() if tensor is not None}

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from ibert_jax.checkpoints import keys
+from ibert_jax.checkpoints.buffers import PublishedBuffers
 from ibert_jax.checkpoints.files import (
     CONFIG_FILE,
     RANGES_FILE,
@@ -24,7 +25,10 @@ from ibert_jax.config import IBertConfig
 
 
 def write_checkpoint(
-    directory: str | os.PathLike[str], config: IBertConfig, tensors: Mapping[str, Any]
+    directory: str | os.PathLike[str],
+    config: IBertConfig,
+    tensors: Mapping[str, Any],
+    published: PublishedBuffers | None = None,
 ) -> None:
     """Writes ``config.json``, ``model.safetensors`` and, if calibrated, ``ranges.safetensors``.
 
@@ -38,6 +42,8 @@ def write_checkpoint(
       tensors: float32 NumPy or JAX arrays by our names: the backbone, one head (the pooler may be
         absent) and activation ranges, whose names end as ``keys.STATISTICS`` lists; a range whose
         minimum exceeds its maximum was never observed and is left out.
+      published: buffers that came with the tensors (see ``Checkpoint``), written as they were
+        where the tensors still are, too; the others get the published initial values.
 
     Raises:
       CheckpointError: names, shapes or dtypes other than the configuration's, or NaN; nothing is
@@ -54,11 +60,12 @@ def write_checkpoint(
     if problems:
         raise CheckpointError(directory, problems)
 
+    kept = {} if published is None else published.still_valid(arrays | ranges)
     heads_own = keys.head_parameters(config, head)
     prefix = keys.HEADS[head].prefix
     stored = {
         (name if name in heads_own else prefix + name): array
-        for name, array in (arrays | _published(config, ranges)).items()
+        for name, array in (arrays | _published(config, ranges, kept)).items()
     }
     directory.mkdir(parents=True, exist_ok=True)
     _write_files(directory, stored, ranges, config.quantization.scheme)
@@ -113,25 +120,38 @@ def _observed(ranges: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     return {name: array for name, array in ranges.items() if name.rpartition(".")[0] not in empty}
 
 
-def _published(config: IBertConfig, ranges: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+def _published(
+    config: IBertConfig, ranges: Mapping[str, np.ndarray], kept: Mapping[str, np.ndarray]
+) -> dict[str, np.ndarray]:
     """The buffers of the published implementation, with the extremes of our ranges."""
     shapes = keys.published_ranges(config) | keys.published_buffers(config)
-    values = {name: keys.buffer_value(name) for name in shapes}
+    values = {
+        name: np.full(shape, keys.buffer_value(name), np.float32) for name, shape in shapes.items()
+    }
+    for layer in range(config.num_hidden_layers):
+        values |= _exponentials(config, f"encoder.layer.{layer}.attention.self", ranges)
+    values |= {name: value for name, value in kept.items() if name in shapes}
     for name in keys.published_ranges(config).keys() & ranges.keys():
         extreme = np.min if name.endswith(".x_min") else np.max
-        values[name] = float(extreme(ranges[name]))
-    for layer in range(config.num_hidden_layers):
-        attention = f"encoder.layer.{layer}.attention.self"
-        operands = [f"{attention}.{x}_activation" for x in ("query", "key")]
-        if all(f"{leaf}.{end}" in ranges for leaf in operands for end in ("x_min", "x_max")):
-            scales = [
-                max(abs(values[f"{x}.x_min"]), abs(values[f"{x}.x_max"]), 1e-8) / 127
-                for x in operands
-            ]
-            score = scales[0] * scales[1] / math.sqrt(config.head_size)
-            values[f"{attention}.{keys.SOFTMAX}.x_min"] = 0.0
-            values[f"{attention}.{keys.SOFTMAX}.x_max"] = _published_exp_of_zero(score)
-    return {name: np.full(shapes[name], value, np.float32) for name, value in values.items()}
+        values[name] = np.full(shapes[name], extreme(ranges[name]), np.float32)
+    return values
+
+
+def _exponentials(
+    config: IBertConfig, attention: str, ranges: Mapping[str, np.ndarray]
+) -> dict[str, np.ndarray]:
+    """The range of the published softmax's exponentials, from those of query and key."""
+    scales = []
+    for operand in ("query", "key"):
+        ends = [ranges.get(f"{attention}.{operand}_activation.x_{end}") for end in ("min", "max")]
+        if any(end is None for end in ends):
+            return {}
+        scales.append(max(1e-8, *(float(np.abs(end).max()) for end in ends)) / 127)  # type: ignore[arg-type]
+    largest = _published_exp_of_zero(scales[0] * scales[1] / math.sqrt(config.head_size))
+    return {
+        f"{attention}.{keys.SOFTMAX}.x_min": np.zeros(1, np.float32),
+        f"{attention}.{keys.SOFTMAX}.x_max": np.full(1, largest, np.float32),
+    }
 
 
 def _published_exp_of_zero(scale: float) -> float:

@@ -75,8 +75,8 @@ def test_both_files_missing(directory: Path):
     (directory / "pytorch_model.bin").write_bytes(b"")
     assert problems(directory) == (
         "config.json is missing",
-        "model.safetensors is missing; pytorch_model.bin must first be saved as safetensors "
-        "(in transformers, save_pretrained)",
+        "model.safetensors is missing; pytorch_model.bin must first become safetensors "
+        "(python -m conversion.from_bin, or save_pretrained in transformers)",
     )
 
 

@@ -59,6 +59,12 @@ def assert_same(actual: dict[str, np.ndarray], expected: dict[str, np.ndarray]) 
         np.testing.assert_array_equal(actual[name], array, err_msg=name, strict=True)
 
 
+def assert_same_bits(actual: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -> None:
+    """Signed zeros count."""
+    assert_same(actual, expected)
+    assert [k for k, array in expected.items() if actual[k].tobytes() != array.tobytes()] == []
+
+
 def forward(model: Any) -> np.ndarray:
     """Logits, or pooled output, of two sentences, the second one padded on the right."""
     pad = model.config.pad_token_id
@@ -240,9 +246,16 @@ def test_ranges_of_a_quantized_i_bert_come_and_go(tmp_path: Path):
     }
     softmax = {key for key in calibrated if ".softmax.act." in key}  # follows from query and key
     assert (len(calibrated), len(softmax)) == (2 * 26, 2 * 2)
-    assert_same(ours.ranges, {key: state[key].reshape(()) for key in calibrated - softmax})
+    stored = {key: state[key].reshape(()) for key in calibrated - softmax}
+    assert_same({key: ours.ranges[key] for key in stored}, stored)
+    assert {key.rpartition(".")[0] for key in ours.ranges.keys() - stored.keys()} == {
+        "encoder.layer.0.intermediate.intermediate_act_fn",  # derived, see test_derived.py
+        "encoder.layer.1.intermediate.intermediate_act_fn",
+        "classifier.hidden_act",
+    }
 
-    write_checkpoint(tmp_path / "ours", ours.config, {**ours.tensors, **ours.ranges})
+    without_buffers = {**ours.tensors, **ours.ranges}
+    write_checkpoint(tmp_path / "ours", ours.config, without_buffers)
     assert_same(read_checkpoint(tmp_path / "ours").ranges, ours.ranges)
     back = load("ForSequenceClassification", tmp_path / "ours")
     returned = {key.removeprefix("ibert."): array for key, array in arrays(back).items()}
@@ -252,6 +265,26 @@ def test_ranges_of_a_quantized_i_bert_come_and_go(tmp_path: Path):
         if key.endswith(".x_max"):
             np.testing.assert_allclose(returned[key], state[key], rtol=2e-4)
     np.testing.assert_allclose(forward(back), forward(model), rtol=0, atol=1e-4)  # quantized
+
+    write_checkpoint(tmp_path / "whole", ours.config, without_buffers, ours.published)
+    assert_same_bits(arrays(load("ForSequenceClassification", tmp_path / "whole")), arrays(model))
+
+
+def test_buffers_of_changed_tensors_are_void(tmp_path: Path):
+    quantized_model().save_pretrained(tmp_path / "theirs")
+    ours = read_checkpoint(tmp_path / "theirs")
+    changed = {**ours.tensors, **ours.ranges}
+    query = "encoder.layer.0.attention.self.query"
+    changed[f"{query}.weight"] = 2 * changed[f"{query}.weight"]
+    write_checkpoint(tmp_path / "ours", ours.config, changed, ours.published)
+    before, after = (
+        safetensors.numpy.load_file(tmp_path / x / "model.safetensors") for x in ("theirs", "ours")
+    )
+    differing = {key for key in before if before[key].tobytes() != after[key].tobytes()}
+    # bias_integer happens to be 0 for no bias: all three buffers return to their initial zeros.
+    own = ("weight", "weight_integer", "bias_integer", "fc_scaling_factor")
+    assert differing == {f"ibert.{query}.{name}" for name in own}
+    assert not after[f"ibert.{query}.weight_integer"].any()
 
 
 def test_ranges_per_tensor_are_none_for_the_channel_scheme(tmp_path: Path):
@@ -304,7 +337,7 @@ def test_hugging_face_gets_the_extremes_of_our_ranges(calibrated: Path):
     overrides = {"quantization": {"scheme": "reference"}}
     ranges = read_checkpoint(calibrated, config_overrides=overrides).ranges
     assert ranges[f"{ACT}.x_max"] == 4
-    assert "classifier.hidden_act.x_max" not in ranges
+    assert ranges["classifier.hidden_act.x_max"] == 1  # no buffer holds it: tanh's own bound
 
 
 def test_ranges_of_a_former_save_do_not_survive_beside_new_weights(calibrated: Path):
