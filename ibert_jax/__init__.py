@@ -28,6 +28,7 @@ _HOMES = {
     "IntegerModel": "ibert_jax.frozen",
     "certify": "ibert_jax.proof",
     "Certificate": "ibert_jax.proof",
+    "first_divergence": "ibert_jax.proof",
     "TrainOptions": "ibert_jax.training",
     "finetune": "ibert_jax.training",
     "Predictor": "ibert_jax.inference",
@@ -38,7 +39,7 @@ if TYPE_CHECKING:  # the same names once more, for type checkers and editors
     from ibert_jax.frozen import IntegerModel, freeze
     from ibert_jax.inference import Predictor
     from ibert_jax.models import IBertForSequenceClassification, IBertModel
-    from ibert_jax.proof import Certificate, certify
+    from ibert_jax.proof import Certificate, certify, first_divergence
     from ibert_jax.quantize import calibrate
     from ibert_jax.training import TrainOptions, finetune
 
@@ -55,6 +56,7 @@ __all__ = [
     "calibrate",
     "certify",
     "finetune",
+    "first_divergence",
     "freeze",
 ]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -21,11 +22,32 @@ def replace_leaves(network: Any, leaves: dict[str, Any]) -> None:
         KeyError: a leaf for which there is none.
     """
     for path in network.leaves():
-        *parents, name = path.split(".")
-        parent = network
-        for step in parents:
-            parent = parent[int(step)] if step.isdigit() else getattr(parent, step)
-        setattr(parent, name, nnx.data(jax.tree.map(jnp.asarray, leaves[path])))
+        _put(network, path, nnx.data(jax.tree.map(jnp.asarray, leaves[path])))
+
+
+def wrap_leaves(network: Any, wrap: Callable[[str, Any], Any]) -> None:
+    """Put ``wrap(path, leaf)`` in the place of every leaf, of whatever life, in place."""
+    unstack_layers(network)
+    for path, leaf in (network.leaves() or integer_leaves(network)).items():
+        _put(network, path, nnx.static(wrap(path, leaf)))
+
+
+def _put(network: Any, path: str, leaf: Any) -> None:
+    *parents, name = path.split(".")
+    parent = network
+    for step in parents:
+        parent = parent[int(step)] if step.isdigit() else getattr(parent, step)
+    setattr(parent, name, leaf)
+
+
+def integer_leaves(network: nnx.Module) -> dict[str, Any]:
+    """Every integer leaf of a network by path, in the order of its attributes."""
+    return {
+        ".".join(map(str, (*path, name))): value
+        for path, module in nnx.iter_modules(network)
+        for name, value in vars(module).items()
+        if dataclasses.is_dataclass(value) and callable(value)
+    }
 
 
 def stack_layers(network: nnx.Module) -> None:
@@ -33,6 +55,16 @@ def stack_layers(network: nnx.Module) -> None:
     for _, module in list(nnx.iter_modules(network)):
         if isinstance(module, IBertEncoder):
             module.stack(list(module.layer))
+
+
+def unstack_layers(network: nnx.Module) -> None:
+    """The inverse of ``stack_layers``: each layer apart again, for whoever looks inside."""
+    for _, module in list(nnx.iter_modules(network)):
+        if isinstance(module, IBertEncoder) and module.stacked is not None:
+            arrays, structure = jax.tree.flatten(module.stacked)
+            rows = zip(*arrays, strict=True)
+            module.layer = nnx.List([jax.tree.unflatten(structure, row) for row in rows])
+            module.stacked = nnx.data(None)
 
 
 def frozen_network(

@@ -8,14 +8,24 @@ from ibert_jax.proof.certificate import (
     examine,
     model_hash,
 )
+from ibert_jax.proof.divergence import (
+    Divergence,
+    first_divergence,
+    integer_tensors,
+    plain_leaves,
+)
 
 __all__ = [
     "Census",
     "Certificate",
     "CertificateError",
+    "Divergence",
     "Finding",
     "census",
     "certify",
     "examine",
+    "first_divergence",
+    "integer_tensors",
     "model_hash",
+    "plain_leaves",
 ]
