@@ -18,8 +18,8 @@ _FETCHED = ("*.json", "*.safetensors", "*.txt", "sentencepiece.bpe.model", "toke
 def locate(directory_or_id: str | os.PathLike[str]) -> Path:
     """The directory of a model, downloaded first if it is the id of one on the hub.
 
-    A local directory always wins, and a ``Path`` is nothing else. What huggingface_hub has downloaded before is taken from its
-    cache; with ``HF_HUB_OFFLINE=1`` nothing else is.
+    A local directory always wins, and a ``Path`` is nothing else. What huggingface_hub has
+    downloaded before is taken from its cache; with ``HF_HUB_OFFLINE=1`` nothing else is.
 
     Raises:
       FileNotFoundError: neither a local directory nor a model that could be downloaded; the

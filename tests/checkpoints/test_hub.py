@@ -75,7 +75,9 @@ def test_what_went_wrong_is_said(
     assert len(str(caught.value).splitlines()) == 1
 
 
-@pytest.mark.parametrize("name", ["./model", "../model", "a/b/c", "org/..", "~/m", "a b", Path("m")])
+@pytest.mark.parametrize(
+    "name", ["./model", "../model", "a/b/c", "org/..", "~/m", "a b", Path("m")]
+)
 def test_what_can_only_be_a_path_is_not_looked_up(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str | Path
 ):

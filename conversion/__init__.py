@@ -1,0 +1,1 @@
+"""PyTorch files in and out: the only part of the project, tests aside, that imports torch."""

@@ -1,0 +1,192 @@
+"""A directory of I-BERT to fairseq's ``model.pt``.
+
+    python -m conversion.to_fairseq DIRECTORY model.pt [--like ORIGINAL.pt]
+
+With ``--like`` the result is the original with the tensors of DIRECTORY in the place of its own:
+its generation of keys, its settings, its other heads. Without, keys are those of the newer
+generation and the settings are the few that define the network.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from conversion import fairseq_keys
+from conversion.command import run
+from conversion.from_fairseq import LAYER_NORM_EPS, PADDING, TOKEN_TYPES, read
+from conversion.pickles import as_tensor, load_pickle
+from ibert_jax.checkpoints import Checkpoint, CheckpointError, keys, read_checkpoint
+from ibert_jax.checkpoints.files import temporary_name
+from ibert_jax.config import IBertConfig
+
+HEADS = ("model", "masked_lm", "sequence_classification")
+
+
+def convert(
+    directory: str | os.PathLike[str],
+    path: str | os.PathLike[str],
+    *,
+    like: str | os.PathLike[str] | None = None,
+    classification_head: str | None = None,
+) -> None:
+    """Write ``path`` as fairseq's checkpoint of a directory that ``save_pretrained`` wrote.
+
+    Args:
+        directory: Hugging Face I-BERT or RoBERTa, with a head that fairseq has, or none.
+        path: of the file to write.
+        like: an original whose other tensors and settings are to be kept.
+        classification_head: what to call a classifier; by default as in ``like``, or
+            "sentence_classification_head".
+
+    Raises:
+        CheckpointError: what fairseq has no place for; nothing is written.
+    """
+    directory, path = Path(directory), Path(path)
+    checkpoint = read_checkpoint(directory)
+    problems = _obstacles(checkpoint)
+    if problems:
+        raise CheckpointError(directory, problems)
+    original: dict[str, np.ndarray] = {}
+    if like is not None:
+        original, _ = read(Path(like), problems)
+        if problems:
+            raise CheckpointError(like, problems)
+    name = None
+    if checkpoint.head == "sequence_classification":
+        name = classification_head or _name_in(original)
+    tensors = _tensors(checkpoint, name, with_buffers=checkpoint.config.quant_mode or bool(like))
+    generation = fairseq_keys.generation_of(original)
+    state = fairseq_keys.spelled(tensors, generation)
+    if like is not None:
+        state = _merged(state, original, Path(like))
+        content = {**load_pickle(like), "model": _torch(state)}
+    else:
+        content = {"args": _arguments(checkpoint.config), "model": _torch(state)}
+    temporary = temporary_name(path)
+    try:
+        torch.save(content, temporary)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _obstacles(checkpoint: Checkpoint) -> list[str]:
+    config, problems = checkpoint.config, []
+    if checkpoint.head not in HEADS:
+        problems.append(f"fairseq has no head for {checkpoint.head}; it has {', '.join(HEADS)}")
+    if np.any(checkpoint.tensors[TOKEN_TYPES]):
+        problems.append(
+            f"{TOKEN_TYPES} must be zeros, because fairseq's RoBERTa has no token types"
+        )
+    for name, wanted in (("pad_token_id", PADDING), ("layer_norm_eps", LAYER_NORM_EPS)):
+        if getattr(config, name) != wanted:
+            problems.append(
+                f"{name} must be {wanted}, which fairseq takes for granted, "
+                f"got {getattr(config, name)}"
+            )
+    return problems
+
+
+def _name_in(original: Mapping[str, np.ndarray]) -> str:
+    matches = map(fairseq_keys.CLASSIFICATION_HEAD.fullmatch, original)
+    names = sorted({match[1] for match in matches if match})
+    return names[0] if len(names) == 1 else "sentence_classification_head"
+
+
+def _tensors(checkpoint: Checkpoint, name: str | None, with_buffers: bool) -> dict[str, np.ndarray]:
+    """The tensors by fairseq names."""
+    config = checkpoint.config
+    ours = dict(checkpoint.tensors)
+    if with_buffers:
+        shapes = keys.published_ranges(config) | keys.published_buffers(config)
+        kept = checkpoint.published.still_valid(checkpoint.tensors | checkpoint.ranges)
+        ours |= {
+            buffer: kept.get(buffer, np.full(shape, keys.buffer_value(buffer), np.float32))
+            for buffer, shape in shapes.items()
+        }
+    table = fairseq_keys.tensor_table(config, checkpoint.head, name)
+    found = {theirs: ours[several[-1]] for theirs, several in table.items() if several[-1] in ours}
+    if checkpoint.head == "masked_lm":
+        found[fairseq_keys.TIED] = ours["embeddings.word_embeddings.weight"]
+    return found
+
+
+def _merged(
+    state: Mapping[str, np.ndarray], original: Mapping[str, np.ndarray], like: Path
+) -> dict[str, np.ndarray]:
+    """The original's keys, in its order and dtypes, with our tensors where there are any."""
+    problems = [
+        f"{key} has shape {list(original[key].shape)}, but {list(tensor.shape)} in the directory"
+        for key, tensor in state.items()
+        if key in original and original[key].shape != tensor.shape
+    ]
+    shapes_of_parameters = (".weight", ".bias")
+    problems += [
+        f"{key} is missing, though the directory has it"
+        for key in state
+        if key not in original and key.endswith(shapes_of_parameters)
+    ]
+    if problems:
+        raise CheckpointError(like, problems)
+    return {
+        key: state[key].astype(tensor.dtype) if key in state else tensor
+        for key, tensor in original.items()
+    }
+
+
+def _torch(state: Mapping[str, np.ndarray]) -> dict[str, torch.Tensor]:
+    return {key: as_tensor(tensor) for key, tensor in state.items()}
+
+
+def _arguments(config: IBertConfig) -> argparse.Namespace:
+    """The settings from which fairseq builds the network."""
+    settings: dict[str, Any] = {
+        "arch": "roberta",
+        "task": "masked_lm",
+        "encoder_layers": config.num_hidden_layers,
+        "encoder_embed_dim": config.hidden_size,
+        "encoder_ffn_embed_dim": config.intermediate_size,
+        "encoder_attention_heads": config.num_attention_heads,
+        "max_positions": config.max_position_embeddings - PADDING - 1,
+        "activation_fn": "gelu",
+        "pooler_activation_fn": "tanh",
+        "dropout": config.hidden_dropout_prob,
+        "attention_dropout": config.attention_probs_dropout_prob,
+        "activation_dropout": 0.0,
+        "pooler_dropout": 0.0,
+    }
+    if config.quant_mode:
+        settings |= {"quant_mode": "symmetric", "force_dequant": config.force_dequant}
+    return argparse.Namespace(**settings)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m conversion.to_fairseq",
+        description="A directory of Hugging Face I-BERT to fairseq's model.pt.",
+    )
+    parser.add_argument("directory", help="config.json and model.safetensors")
+    parser.add_argument("checkpoint", help="model.pt, to write")
+    parser.add_argument(
+        "--like", metavar="ORIGINAL", help="a model.pt whose settings and other tensors to keep"
+    )
+    parser.add_argument("--classification-head", metavar="NAME", help="what to call a classifier")
+    options = parser.parse_args(arguments)
+    convert(
+        options.directory,
+        options.checkpoint,
+        like=options.like,
+        classification_head=options.classification_head,
+    )
+    print(f"wrote {options.checkpoint}")
+
+
+if __name__ == "__main__":
+    run(main)
