@@ -411,7 +411,7 @@ def read_json_object(path: str | os.PathLike[str]) -> dict[str, Any]:
         raise FileNotFoundError(f"{path} does not exist; is {path.parent} a model directory?")
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
         raise ValueError(
             f"{path} is not valid JSON ({error}); the file may be truncated, copy it again"
         ) from None
