@@ -22,7 +22,11 @@ _HOMES = {
     "IBertConfig": "ibert_jax.config",
     "QuantConfig": "ibert_jax.config",
     "IBertModel": "ibert_jax.models",
+    "IBertForMaskedLM": "ibert_jax.models",
     "IBertForSequenceClassification": "ibert_jax.models",
+    "IBertForMultipleChoice": "ibert_jax.models",
+    "IBertForTokenClassification": "ibert_jax.models",
+    "IBertForQuestionAnswering": "ibert_jax.models",
     "calibrate": "ibert_jax.quantize",
     "freeze": "ibert_jax.frozen",
     "IntegerModel": "ibert_jax.frozen",
@@ -38,7 +42,14 @@ if TYPE_CHECKING:  # the same names once more, for type checkers and editors
     from ibert_jax.config import IBertConfig, QuantConfig
     from ibert_jax.frozen import IntegerModel, freeze
     from ibert_jax.inference import Predictor
-    from ibert_jax.models import IBertForSequenceClassification, IBertModel
+    from ibert_jax.models import (
+        IBertForMaskedLM,
+        IBertForMultipleChoice,
+        IBertForQuestionAnswering,
+        IBertForSequenceClassification,
+        IBertForTokenClassification,
+        IBertModel,
+    )
     from ibert_jax.proof import Certificate, certify, first_divergence
     from ibert_jax.quantize import calibrate
     from ibert_jax.training import TrainOptions, finetune
@@ -46,7 +57,11 @@ if TYPE_CHECKING:  # the same names once more, for type checkers and editors
 __all__ = [
     "Certificate",
     "IBertConfig",
+    "IBertForMaskedLM",
+    "IBertForMultipleChoice",
+    "IBertForQuestionAnswering",
     "IBertForSequenceClassification",
+    "IBertForTokenClassification",
     "IBertModel",
     "IntegerModel",
     "Predictor",

@@ -8,7 +8,7 @@ the argument is a tracer (inside ``jax.jit``), which has none yet.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -17,6 +17,8 @@ from jax.core import Tracer
 
 IGNORED_LABEL = -100
 """A label that takes no part in the loss."""
+EMBEDS_LIMIT = 2**15 + 2**5
+"""The largest integer of an embedding row: 16 bits, of a scale that is short."""
 
 
 def check_one_input(input_ids: Any, inputs_embeds: Any) -> None:
@@ -38,15 +40,25 @@ def check_token_ids(input_ids: Any, vocab_size: int, name: str = "input_ids") ->
     _check_range(name, input_ids, 0, vocab_size - 1, "is the tokenizer that of this model?")
 
 
-def check_embeddings(inputs_embeds: Any, hidden_size: int) -> None:
-    """Floats of shape [batch, sequence, hidden_size]."""
+def check_embeddings(inputs_embeds: Any, hidden_size: int, *, integers: bool = False) -> None:
+    """Floats (or the integers that they become) of shape [batch, sequence, hidden_size]."""
     shape = inputs_embeds.shape
     if len(shape) != 3 or 0 in shape or shape[2] != hidden_size:
         raise ValueError(
             f"inputs_embeds must have shape [batch, sequence, {hidden_size}], got {list(shape)}"
             f"{_hint_of_rank(inputs_embeds, 3)}"
         )
-    if not _is_floating(inputs_embeds):
+    if integers:
+        if not _is_integer(inputs_embeds):
+            raise TypeError(
+                f"inputs_embeds of an integer program must be integers, got "
+                f"{inputs_embeds.dtype}; make them with program.quantize_embeds"
+            )
+        _check_range(
+            "inputs_embeds", inputs_embeds, -EMBEDS_LIMIT, EMBEDS_LIMIT,
+            "make them with program.quantize_embeds",
+        )  # fmt: skip
+    elif not _is_floating(inputs_embeds):
         raise TypeError(f"inputs_embeds must be floating-point, got {inputs_embeds.dtype}")
 
 
@@ -73,6 +85,38 @@ def check_mask(mask: Any, shape: Sequence[int], name: str = "attention_mask") ->
         raise ValueError(
             f"{name} must hold 1 for tokens and 0 for padding, got {wrong}; "
             f"additive masks (0 and -inf) are not supported"
+        )
+
+
+def check_head_mask(mask: Any, shape: tuple[int, int], *, binary: bool) -> None:
+    """Numbers of shape [heads] or [layers, heads]; zeros and ones only where ``binary``."""
+    layers, heads = shape
+    if tuple(mask.shape) not in {(heads,), (layers, heads)}:
+        raise ValueError(
+            f"head_mask must have shape {[heads]} or {[layers, heads]}, got {list(mask.shape)}"
+        )
+    if not binary or isinstance(mask, Tracer) or np.dtype(mask.dtype) == np.bool_:
+        return
+    values = np.asarray(mask)
+    wrong = values[(values != 0) & (values != 1)]
+    if wrong.size:
+        raise ValueError(
+            f"head_mask must hold 1 for heads that count and 0 for others where the model is "
+            f"quantized, got {wrong[0]}"
+        )
+
+
+def check_choices(name: str, array: Any, shape: Sequence[int] | None = None, rank: int = 3) -> None:
+    """[batch, choices, sequence], all at least 1; exactly ``shape`` where given."""
+    if len(array.shape) != rank or 0 in array.shape:
+        extra = ", hidden_size" if rank == 4 else ""
+        raise ValueError(
+            f"{name} must have shape [batch, choices, sequence{extra}], all at least 1, got "
+            f"{list(array.shape)}{_hint_of_rank(array, rank)}"
+        )
+    if shape is not None and tuple(array.shape) != tuple(shape):
+        raise ValueError(
+            f"{name} must have the inputs' shape {list(shape)}, got {list(array.shape)}"
         )
 
 
@@ -144,6 +188,53 @@ def check_labels(labels: Any, batch: int, num_labels: int, problem_type: str | N
         raise ValueError(
             f"labels must lie between 0 and 1 for {kind}, got {values.min()} to {values.max()}; "
             f"class numbers must be integers for single-label classification"
+        )
+
+
+def check_class_labels(
+    labels: Any, shape: Sequence[int], classes: int, meaning: str, hint: str
+) -> None:
+    """Integers of ``shape``, in 0..classes-1, or -100 to be ignored.
+
+    Args:
+      meaning: the shape in words, e.g. "[batch, sequence]".
+      hint: what the number of classes is.
+    """
+    _check_integers("labels", labels)
+    if tuple(labels.shape) != tuple(shape):
+        raise ValueError(
+            f"labels must have shape {meaning} = {list(shape)}, got {list(labels.shape)}"
+        )
+    _check_range("labels", labels, 0, classes - 1, hint, also=IGNORED_LABEL)
+
+
+def check_span(start_positions: Any, end_positions: Any, batch: int) -> None:
+    """Integers [batch] or [batch, 1], both or none given; any value, see ``span_loss``."""
+    pair = {"start_positions": start_positions, "end_positions": end_positions}
+    for name, positions in pair.items():
+        _check_integers(name, positions)
+        if tuple(positions.shape) not in {(batch,), (batch, 1)}:
+            raise ValueError(
+                f"{name} must have shape [batch] = {[batch]}, got {list(positions.shape)}"
+            )
+
+
+def check_flag(name: str, value: Any) -> None:
+    """True, False, or None for the configuration's default."""
+    if value is not None and not isinstance(value, bool):
+        raise TypeError(
+            f"{name} must be True, False or None, got {type(value).__name__}; under jax.jit it "
+            f"must be static"
+        )
+
+
+def check_names(given: Iterable[str], known: Iterable[str], owner: str) -> None:
+    """No argument but the known ones."""
+    known = list(known)
+    unknown = sorted(set(given) - set(known))
+    if unknown:
+        raise TypeError(
+            f"{owner} has no argument {', '.join(unknown)}; it takes {', '.join(known)}"
         )
 
 

@@ -11,7 +11,8 @@ import numpy as np
 from flax import nnx
 
 from ibert_jax.frozen.network import replace_leaves, stack_layers
-from ibert_jax.frozen.program import IntegerModel
+from ibert_jax.frozen.program import EMBEDS, IntegerModel
+from ibert_jax.frozen.states import StateScales
 from ibert_jax.integer.dyadic import Multiplier
 from ibert_jax.layers.leaf import ObservingLeaf, recorded, set_life
 from ibert_jax.models.pretrained import IBertPreTrainedModel, refuse_without_effect
@@ -42,29 +43,44 @@ def freeze(model: IBertPreTrainedModel) -> IntegerModel:
         )
     network = nnx.clone(model)
     set_life(network, quantized=True, observing=False, deterministic=True, recording=True)
-    leaves, scales = jax.device_get(_record(network))
+    leaves, scales, states = jax.device_get(_record(network))
     config = dataclasses.replace(model.config, quant_mode=True)
     for _, module in nnx.iter_modules(network):
         if isinstance(module, IBertPreTrainedModel):
             module.config = config
     replace_leaves(network, {path: _without_idle_shifts(leaves, path) for path in leaves})
     stack_layers(network)
-    return IntegerModel.of(network, config, {name: float(s) for name, s in scales.items()})
+    scales = {name: float(scale) for name, scale in scales.items()}
+    return IntegerModel.of(network, config, scales, StateScales(*states))
 
 
 @jax.jit
-def _record(network: Any) -> tuple[dict[str, Any], dict[str, jax.Array]]:
-    """Every integer leaf by path, and the scales of the outputs.
+def _record(
+    network: Any,
+) -> tuple[dict[str, Any], dict[str, jax.Array], tuple[jax.Array, jax.Array]]:
+    """Every integer leaf by path, the scales of the outputs, those of the hidden states.
 
     Compiled as one program, of which XLA keeps the constants and drops the forward pass.
     """
-    outputs = network(jnp.full((1, 2), network.config.bos_token_id or 0, jnp.int32))
+    ids = jnp.full(network.input_shape(1, 2), network.config.bos_token_id or 0, jnp.int32)
+    outputs = network(ids, output_hidden_states=True, output_attentions=False, return_dict=True)
     scales = {
         name: tensor.scale
-        for name in ("logits", "last_hidden_state", "pooler_output")
-        if isinstance(tensor := getattr(outputs, name, None), QuantizedTensor)
+        for name, tensor in vars(outputs).items()
+        if isinstance(tensor, QuantizedTensor)
     }
-    return recorded(network), scales
+    scales[EMBEDS] = network.get_input_embeddings().scale()
+    shape = (network.config.hidden_size,)
+    states = [
+        (jnp.broadcast_to(state.scale, shape), jnp.broadcast_to(_offset(state), shape))
+        for state in outputs.hidden_states
+    ]
+    scale, offset = (jnp.stack(arrays) for arrays in zip(*states, strict=True))
+    return recorded(network), scales, (scale, offset)
+
+
+def _offset(tensor: QuantizedTensor) -> jax.Array:
+    return jnp.float32(0) if tensor.offset is None else tensor.offset
 
 
 def _without_idle_shifts(leaves: dict[str, Any], path: str) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 from typing import Any, Self
 
@@ -10,8 +11,15 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from ibert_jax import checks
 from ibert_jax.config import IBertConfig
-from ibert_jax.models.inputs import encoder_inputs
+from ibert_jax.frozen.states import StateScales
+from ibert_jax.layers.embedding import quantize_rows
+from ibert_jax.models.inputs import as_array
+from ibert_jax.models.pretrained import IBertPreTrainedModel
+from ibert_jax.quantize.tensor import dequantize
+
+EMBEDS = "inputs_embeds"
 
 
 @jax.tree_util.register_dataclass
@@ -23,58 +31,151 @@ class IntegerModel:
         tensors: int8 and int32 arrays, the pytree's leaves.
         structure: the network that they belong to.
         config: the configuration.
-        scales: (name of an output, its float scale) pairs: the only floats, used outside.
+        scales: (name of an output, its float scale) pairs, and the scale at which
+            ``inputs_embeds`` enter: floats for use outside.
+        states: the scales and offsets of the hidden states, for use outside; None for a model
+            frozen before they were kept.
     """
 
     tensors: tuple[jax.Array, ...]
     structure: Any = dataclasses.field(metadata={"static": True})
     config: IBertConfig = dataclasses.field(metadata={"static": True})
     scales: tuple[tuple[str, float], ...] = dataclasses.field(metadata={"static": True})
+    states: StateScales | None = dataclasses.field(default=None, metadata={"static": True})
 
     @classmethod
-    def of(cls, network: nnx.Module, config: IBertConfig, scales: dict[str, float]) -> Self:
+    def of(
+        cls,
+        network: nnx.Module,
+        config: IBertConfig,
+        scales: dict[str, float],
+        states: StateScales | None = None,
+    ) -> Self:
         """The model of a network whose leaves are integer leaves."""
         tensors, structure = jax.tree.flatten(network)
-        return cls(tuple(tensors), structure, config, tuple(sorted(scales.items())))
+        return cls(tuple(tensors), structure, config, tuple(sorted(scales.items())), states)
 
     @property
     def network(self) -> Any:
         """The graph modules with their integer leaves."""
         return jax.tree.unflatten(self.structure, self.tensors)
 
+    @property
+    def kind(self) -> type[IBertPreTrainedModel]:
+        """The class of the model that was frozen."""
+        return self.structure.node_data()[0]
+
+    def input_shape(self, batch_size: int, sequence_length: int) -> tuple[int, ...]:
+        """The shape of ``input_ids`` for so many examples of so many tokens."""
+        return self.kind.input_shape(batch_size, sequence_length)
+
     def integers(
         self,
-        input_ids: Any,
+        input_ids: Any = None,
         *,
         attention_mask: Any = None,
         token_type_ids: Any = None,
         position_ids: Any = None,
+        head_mask: Any = None,
+        inputs_embeds: Any = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        **unknown: Any,
     ) -> Any:
         """Run the program; nothing but integer operations.
 
         Args:
-            input_ids: integers [B, T] in [0, vocab_size).
+            input_ids: integers [B, T] in [0, vocab_size); [B, choices, T] for multiple choice,
+                and likewise below.
             attention_mask: 0/1 [B, T], 1 where a token counts; all ones if None.
             token_type_ids: integers [B, T] in [0, type_vocab_size); zeros if None.
-            position_ids: integers [B, T]; counted from ``input_ids`` if None.
+            position_ids: integers [B, T]; if None counted from ``input_ids``, or from
+                ``pad_token_id + 1`` where ``inputs_embeds`` are given.
+            head_mask: 0/1 [H] or [L, H], 1 where an attention head counts.
+            inputs_embeds: integers [B, T, C] in place of ``input_ids``, as
+                ``quantize_embeds`` makes them.
+            output_attentions, output_hidden_states: whether to return them; the
+                configuration's if None.
 
         Returns:
             The outputs of the model that was frozen, int32; ``scale_of`` gives their scales.
+            Each layer's attentions are a pair of uint8 [B, H, T, T] and their row sums, int32
+            [B, H, T, 1].
         """
-        inputs = encoder_inputs(
-            self.config, input_ids, attention_mask, token_type_ids, position_ids
-        )
-        return _run(self, *inputs)
+        arguments = {
+            "input_ids": input_ids,
+            "attention_mask": attention_mask,
+            "token_type_ids": token_type_ids,
+            "position_ids": position_ids,
+            "head_mask": head_mask,
+            "inputs_embeds": inputs_embeds,
+        }
+        options = {
+            "output_attentions": output_attentions,
+            "output_hidden_states": output_hidden_states,
+        }
+        checks.check_names(unknown, [*arguments, *options], "an integer program")
+        for name, value in options.items():
+            checks.check_flag(name, value)
+            options[name] = getattr(self.config, name) if value is None else value
+        inputs = self.kind.prepared(self.config, "frozen", **arguments).arguments()
+        return _run(dataclasses.replace(self, states=None), inputs, **options)
 
-    def __call__(self, input_ids: Any, **arguments: Any) -> Any:
-        """The same outputs as floats: int32 times the output's scale."""
+    def __call__(self, input_ids: Any = None, **arguments: Any) -> Any:
+        """The same outputs as floats; takes ``inputs_embeds`` as floats.
+
+        Logits and last hidden states are int32 times the output's scale; attentions are the
+        weights over their row sums; hidden states have a scale and an offset per channel.
+
+        Raises:
+            ValueError: besides what ``integers`` refuses, hidden states of a model that was
+                frozen without their scales.
+        """
+        embeds = as_array(arguments.get(EMBEDS))
+        if embeds is not None and jnp.issubdtype(embeds.dtype, jnp.floating):
+            arguments[EMBEDS] = self.quantize_embeds(embeds)
         outputs = self.integers(input_ids, **arguments)
         floats = {
             name: getattr(outputs, name).astype(jnp.float32) * scale
             for name, scale in self.scales
-            if getattr(outputs, name) is not None
+            if getattr(outputs, name, None) is not None
         }
+        if outputs.attentions is not None:
+            floats["attentions"] = tuple(
+                dequantize(weights, jnp.float32(1), row_sum=row_sum)
+                for weights, row_sum in outputs.attentions
+            )
+        if outputs.hidden_states is not None:
+            if self.states is None:
+                raise ValueError(
+                    "this integer model was frozen without the scales of its hidden states; "
+                    "freeze it again, or take their integers from program.integers"
+                )
+            floats["hidden_states"] = tuple(
+                dequantize(state, scale, offset)
+                for state, scale, offset in zip(
+                    outputs.hidden_states, *self.states.arrays(), strict=True
+                )
+            )
         return dataclasses.replace(outputs, **floats)
+
+    def quantize_embeds(self, inputs_embeds: Any) -> jax.Array:
+        """Rows in place of the word embeddings', as the integers that the program takes.
+
+        Args:
+            inputs_embeds: floats [..., T, C]; saturate at the table's largest element.
+
+        Returns:
+            int32 of the same shape: for rows of the model's own table, what it looks up.
+        """
+        scale = dict(self.scales).get(EMBEDS)
+        if scale is None:
+            raise ValueError(
+                "this integer model was frozen without the scale of its embeddings; freeze it "
+                "again, or pass input_ids"
+            )
+        rows = jnp.asarray(as_array(inputs_embeds), jnp.float32)
+        return quantize_rows(rows, jnp.float32(scale))
 
     def scale_of(self, output: str) -> float:
         """The scale of an output's integers."""
@@ -94,9 +195,17 @@ class IntegerModel:
         return load(directory)
 
 
-@jax.jit
+@functools.partial(jax.jit, static_argnames=("output_attentions", "output_hidden_states"))
 def _run(
-    model: IntegerModel, ids: jax.Array, mask: jax.Array, types: jax.Array, positions: jax.Array
+    model: IntegerModel,
+    inputs: dict[str, jax.Array],
+    *,
+    output_attentions: bool,
+    output_hidden_states: bool,
 ) -> Any:
-    outputs = model.network(ids, attention_mask=mask, token_type_ids=types, position_ids=positions)
-    return dataclasses.replace(outputs, hidden_states=None, attentions=None)
+    return model.network(
+        **inputs,
+        output_attentions=output_attentions,
+        output_hidden_states=output_hidden_states,
+        return_dict=True,
+    )

@@ -1,7 +1,7 @@
 """The integer model on disk: one safetensors file of integers and one JSON file about them.
 
-``integer_model.json`` holds the format's version, the configuration, the output scales, the
-kind and the static settings of every integer leaf, and the SHA-256 of
+``integer_model.json`` holds the format's version, the configuration, the output scales, those
+of the hidden states, the kind and the static settings of every integer leaf, and the SHA-256 of
 ``integer_model.safetensors``. Both are written under a temporary name first and renamed, the
 JSON last, so that a directory never holds half a model. Nothing is unpickled.
 """
@@ -25,12 +25,15 @@ from safetensors import SafetensorError
 from safetensors.numpy import load as read_tensors
 from safetensors.numpy import save as pack_tensors
 
+from ibert_jax import models
 from ibert_jax.config import IBertConfig, read_json_object
 from ibert_jax.frozen.network import frozen_network
 from ibert_jax.frozen.program import IntegerModel
+from ibert_jax.frozen.states import StateScales
 from ibert_jax.integer.dyadic import Multiplier
 from ibert_jax.layers.activation import IntegerAct, IntegerPass
 from ibert_jax.layers.attention import IntegerContext, IntegerScores
+from ibert_jax.layers.decoder import IntegerDecoder
 from ibert_jax.layers.dropout import IntegerDropout
 from ibert_jax.layers.embedding import IntegerEmbedding
 from ibert_jax.layers.gelu import IntegerGELU
@@ -38,7 +41,6 @@ from ibert_jax.layers.layernorm import IntegerLayerNorm
 from ibert_jax.layers.linear import IntegerLinear
 from ibert_jax.layers.softmax import IntegerSoftmax
 from ibert_jax.layers.tanh import IntegerTanh
-from ibert_jax.models import IBertForSequenceClassification, IBertModel
 from ibert_jax.models.pretrained import IBertPreTrainedModel
 
 FORMAT = "ibert_jax integer model"
@@ -53,6 +55,7 @@ KINDS = {
     for kind in (
         IntegerAct,
         IntegerContext,
+        IntegerDecoder,
         IntegerDropout,
         IntegerEmbedding,
         IntegerGELU,
@@ -66,7 +69,7 @@ KINDS = {
     )
 }
 ARCHITECTURES: dict[str, type[IBertPreTrainedModel]] = {
-    kind.__name__: kind for kind in (IBertModel, IBertForSequenceClassification)
+    name: getattr(models, name) for name in models.__all__
 }
 
 
@@ -86,6 +89,8 @@ def save(model: IntegerModel, directory: str | os.PathLike[str]) -> None:
         "sha256": hashlib.sha256(packed).hexdigest(),
         "leaves": leaves,
     }
+    if model.states is not None:
+        manifest["hidden_states"] = model.states.to_json()
     text = json.dumps(manifest, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
     for name, content in ((TENSORS_FILE, packed), (MANIFEST_FILE, text.encode())):
         temporary = folder / f".{name}.{os.getpid()}.tmp"
@@ -119,6 +124,8 @@ def load(directory: str | os.PathLike[str]) -> IntegerModel:
             path: _rebuild(path, described, arrays)
             for path, described in manifest["leaves"].items()
         }
+        states = manifest.get("hidden_states")  # absent from what older versions wrote
+        states = None if states is None else StateScales.from_json(states)
         network = frozen_network(ARCHITECTURES[manifest["architecture"]], config, leaves)
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(
@@ -127,7 +134,7 @@ def load(directory: str | os.PathLike[str]) -> IntegerModel:
         ) from None
     if not all(math.isfinite(scale) and scale > 0 for scale in scales.values()):
         raise ValueError(f"{folder / MANIFEST_FILE} holds scales that are not positive: {scales}")
-    return IntegerModel.of(network, config, scales)
+    return IntegerModel.of(network, config, scales, states)
 
 
 def _read_arrays(path: Path, expected: Any) -> dict[str, np.ndarray]:

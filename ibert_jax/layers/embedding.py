@@ -48,8 +48,16 @@ class IntegerEmbedding:
     def __call__(self, ids: jax.Array) -> jax.Array:
         """int32 ids [B, T] -> int32 [B, T, C], at most 2^15 (1 + 2^-10): 8 + 21 bits inside."""
         rows = look_up(self.weight, ids).astype(jnp.int32)
-        wide = rows * look_up(self.ratio, ids)[..., None]
-        return (wide + 2 ** (RATIO_BITS - 1)) >> RATIO_BITS
+        return _to_output_scale(rows, look_up(self.ratio, ids))
+
+    def rows(self, q: jax.Array) -> jax.Array:
+        """Rows that come from outside, int32 [B, T, C] as ``quantize_rows`` makes them."""
+        return q
+
+
+def _to_output_scale(rows: jax.Array, ratio: jax.Array) -> jax.Array:
+    wide = rows * ratio[..., None]
+    return (wide + 2 ** (RATIO_BITS - 1)) >> RATIO_BITS
 
 
 def quantize_embedding(
@@ -61,16 +69,42 @@ def quantize_embedding(
         The integer leaf and the scale of its 16-bit results, a float32 scalar.
     """
     largest = jnp.max(jnp.abs(weight), axis=1)
-    rows = largest if per_row else jnp.broadcast_to(jnp.max(largest), largest.shape)
-    steps, ratio, output = _row_constants(rows, bits=bits)
+    limit = jnp.max(largest)
+    rows = largest if per_row else jnp.broadcast_to(limit, largest.shape)
+    steps, ratio, output = _row_constants(rows, limit, bits=bits)
     integers = round_to(weight, steps[:, None], 2 ** (bits - 1) - 1).astype(jnp.int8)
     return IntegerEmbedding(integers, ratio), output
 
 
+def quantize_rows(
+    rows: jax.Array, output: jax.Array, bits: int = 8, per_row: bool = True
+) -> jax.Array:
+    """Rows that are not of the table, made integers as the table's own are.
+
+    Args:
+        rows: float32 [B, T, C]; saturates at the table's largest element.
+        output: the table's scale, as ``quantize_embedding`` returns it.
+        bits, per_row: of the table.
+
+    Returns:
+        int32 [B, T, C] at the scale ``output``: for rows of the table, what a look-up gives.
+    """
+    limit = output * 2.0 ** (OUTPUT_BITS - 1)
+    largest = jnp.minimum(jnp.max(jnp.abs(rows), axis=-1), limit)
+    largest = largest if per_row else jnp.broadcast_to(limit, largest.shape)
+    steps, ratio, _ = _row_constants(largest, limit, bits=bits)
+    return _to_output_scale(round_to(rows, steps[..., None], 2 ** (bits - 1) - 1), ratio)
+
+
 @materialized
-def _row_constants(rows: jax.Array, *, bits: int) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Steps per unit and ratio of each row, from its largest element; the output's scale."""
-    output = scale_of_range(jnp.max(rows), bits=OUTPUT_BITS)
+def _row_constants(
+    rows: jax.Array, limit: jax.Array, *, bits: int
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Steps per unit and ratio of rows, from the largest element of each; the output's scale.
+
+    ``limit`` is the largest element of the table, no less than any of ``rows``.
+    """
+    output = scale_of_range(limit, bits=OUTPUT_BITS)
     steps = steps_per_unit(jnp.maximum(rows, RANGE_FLOOR), bits=bits)
     constants = multiplier(reciprocal(steps), output, wide=True)
     assert constants.pre is not None
@@ -108,6 +142,10 @@ class QuantEmbedding(Leaf):
         table = initializer_range * jax.random.normal(rngs.params(), (rows, channels), jnp.float32)
         self.weight = nnx.Param(table)
 
+    def scale(self) -> jax.Array:
+        """The scale of the table's 16-bit integers, a short float32 scalar."""
+        return quantize_embedding(lax.stop_gradient(self.weight[...]), self.bits, self.per_row)[1]
+
     def __call__(self, ids: jax.Array) -> jax.Array | QuantizedTensor:
         """int32 ids [B, T] -> [B, T, C]."""
         weight = self.weight[...]
@@ -117,3 +155,11 @@ class QuantEmbedding(Leaf):
         q = self.record(integer)(ids)
         value = straight_through(look_up, dequantize(q, scale), weight, ids)
         return QuantizedTensor(q, scale, value)
+
+    def rows(self, rows: jax.Array) -> jax.Array | QuantizedTensor:
+        """Rows [B, T, C] that take the place of looked up ones, in their format."""
+        if not self.quantized:
+            return rows
+        scale = self.scale()
+        q = quantize_rows(lax.stop_gradient(rows), scale, self.bits, self.per_row)
+        return QuantizedTensor(q, scale, straight_through(lambda x: x, dequantize(q, scale), rows))

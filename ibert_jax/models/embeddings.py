@@ -49,14 +49,16 @@ class IBertEmbeddings(nnx.Module):
 
     def __call__(
         self,
-        input_ids: jax.Array,
+        input_ids: jax.Array | None,
+        inputs_embeds: Any,
         token_type_ids: jax.Array,
         position_ids: jax.Array,
         rngs: nnx.Rngs | None,
     ) -> Any:
-        """int32 ids [B, T] -> tensor [B, T, C]."""
+        """int32 ids [B, T], or rows [B, T, C] in place of the words' -> tensor [B, T, C]."""
+        table = self.word_embeddings
         total = self.embeddings_act1(
-            self.word_embeddings(input_ids),
+            table.rows(inputs_embeds) if input_ids is None else table(input_ids),
             self.token_type_embeddings(token_type_ids),
             self.position_embeddings(position_ids),
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal, NamedTuple, TypedDict
 
 import jax
 import jax.numpy as jnp
@@ -12,41 +12,120 @@ from ibert_jax import checks
 from ibert_jax.config import IBertConfig
 from ibert_jax.models.embeddings import position_ids_from_input_ids
 
+Life = Literal["float", "quantized", "frozen"]
+
+
+class EncoderArguments(TypedDict, total=False):
+    """The keyword arguments that every model hands to its encoder; see ``IBertModel``."""
+
+    attention_mask: Any
+    token_type_ids: Any
+    position_ids: Any
+    head_mask: Any
+    inputs_embeds: Any
+    output_attentions: bool | None
+    output_hidden_states: bool | None
+
+
+class EncoderInputs(NamedTuple):
+    """The checked arguments, by their own names: int32 and bool, defaults filled in.
+
+    Invariants:
+        * one of ``input_ids`` int32 [B, T] and ``inputs_embeds`` [B, T, C] is None; the latter
+          is float32, int32 in the frozen life;
+        * ``attention_mask`` bool, ``token_type_ids`` and ``position_ids`` int32, all [B, T];
+        * ``head_mask`` [L, H] or None: float32 in the float life, else bool.
+    """
+
+    input_ids: jax.Array | None
+    inputs_embeds: jax.Array | None
+    attention_mask: jax.Array
+    token_type_ids: jax.Array
+    position_ids: jax.Array
+    head_mask: jax.Array | None
+
+    def arguments(self) -> dict[str, jax.Array]:
+        """Those that are not None, by name."""
+        return {name: value for name, value in self._asdict().items() if value is not None}
+
 
 def encoder_inputs(
     config: IBertConfig,
-    input_ids: Any,
-    attention_mask: Any,
-    token_type_ids: Any,
-    position_ids: Any,
-) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
-    """ids, mask, types, positions: int32, bool, int32, int32 [B, T], defaults filled in.
+    life: Life,
+    input_ids: Any = None,
+    *,
+    attention_mask: Any = None,
+    token_type_ids: Any = None,
+    position_ids: Any = None,
+    head_mask: Any = None,
+    inputs_embeds: Any = None,
+) -> EncoderInputs:
+    """Check the arguments of a model and fill in the defaults.
 
-    Accepts NumPy and JAX arrays and nested lists, of any integer dtype.
+    Accepts NumPy and JAX arrays and nested lists, integers of any dtype.
     """
-    ids, mask, types, positions = (
-        x if x is None or isinstance(x, jax.Array) else np.asarray(x)
-        for x in (input_ids, attention_mask, token_type_ids, position_ids)
+    ids, embeds = as_array(input_ids), as_array(inputs_embeds)
+    checks.check_one_input(ids, embeds)
+    if ids is not None:
+        checks.check_token_ids(ids, config.vocab_size)
+        shape, ids = ids.shape, as_int32(ids)
+    else:
+        checks.check_embeddings(embeds, config.hidden_size, integers=life == "frozen")
+        shape = embeds.shape[:2]
+        embeds = as_int32(embeds) if life == "frozen" else jnp.asarray(embeds, jnp.float32)
+    checks.check_length(shape[1], config.max_sequence_length)
+    return EncoderInputs(
+        ids,
+        embeds,
+        _mask(as_array(attention_mask), shape),
+        _types(as_array(token_type_ids), shape, config),
+        _positions(as_array(position_ids), ids, shape, config),
+        _head_mask(as_array(head_mask), config, life),
     )
-    checks.check_one_input(ids, None)
-    assert ids is not None
-    checks.check_token_ids(ids, config.vocab_size)
-    checks.check_length(ids.shape[1], config.max_sequence_length)
-    ids = as_int32(ids)
+
+
+def _mask(mask: Any, shape: tuple[int, ...]) -> jax.Array:
     if mask is None:
-        mask = jnp.ones(ids.shape, bool)
-    else:
-        checks.check_mask(mask, ids.shape)
-        mask = jnp.asarray(mask) if mask.dtype == bool else as_int32(mask) != 0
+        return jnp.ones(shape, bool)
+    checks.check_mask(mask, shape)
+    return jnp.asarray(mask) if mask.dtype == bool else as_int32(mask) != 0
+
+
+def _types(types: Any, shape: tuple[int, ...], config: IBertConfig) -> jax.Array:
     if types is None:
-        types = jnp.zeros(ids.shape, jnp.int32)
+        return jnp.zeros(shape, jnp.int32)
+    checks.check_token_types(types, shape, config.type_vocab_size)
+    return jnp.broadcast_to(as_int32(types), shape)
+
+
+def _positions(
+    positions: Any, ids: jax.Array | None, shape: tuple[int, ...], config: IBertConfig
+) -> jax.Array:
+    """As given, or counted from the tokens; embeddings tell no padding, so all are counted."""
+    if positions is not None:
+        checks.check_position_ids(positions, shape, config.max_position_embeddings)
+        return jnp.broadcast_to(as_int32(positions), shape)
+    if ids is not None:
+        return position_ids_from_input_ids(ids, config.pad_token_id)
+    counted = jnp.arange(shape[1], dtype=jnp.int32) + (config.pad_token_id + 1)
+    return jnp.broadcast_to(counted[None], shape)
+
+
+def _head_mask(mask: Any, config: IBertConfig, life: Life) -> jax.Array | None:
+    if mask is None:
+        return None
+    shape = (config.num_hidden_layers, config.num_attention_heads)
+    checks.check_head_mask(mask, shape, binary=life != "float")
+    if life == "float":
+        mask = jnp.asarray(mask).astype(jnp.float32)
     else:
-        checks.check_token_types(types, ids.shape, config.type_vocab_size)
-        types = jnp.broadcast_to(as_int32(types), ids.shape)
-    if positions is None:
-        return ids, mask, types, position_ids_from_input_ids(ids, config.pad_token_id)
-    checks.check_position_ids(positions, ids.shape, config.max_position_embeddings)
-    return ids, mask, types, jnp.broadcast_to(as_int32(positions), ids.shape)
+        mask = jnp.asarray(mask) if mask.dtype == bool else as_int32(mask) != 0
+    return jnp.broadcast_to(mask if mask.ndim == 2 else mask[None], shape)
+
+
+def as_array(values: Any) -> Any:
+    """A NumPy or JAX array of ``values``; None stays None."""
+    return values if values is None or isinstance(values, jax.Array) else np.asarray(values)
 
 
 def as_int32(values: Any) -> jax.Array:

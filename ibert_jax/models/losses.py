@@ -24,6 +24,24 @@ def cross_entropy(logits: jax.Array, labels: jax.Array, ignore: int = -100) -> j
     return jnp.sum(jnp.where(counted, losses, 0.0)) / count
 
 
+def span_loss(
+    start_logits: jax.Array, end_logits: jax.Array, start: jax.Array, end: jax.Array
+) -> jax.Array:
+    """Mean of the cross entropies of where an answer starts and where it ends.
+
+    Args:
+        start_logits, end_logits: float32 [B, T].
+        start, end: int32 [B] or [B, 1]; clamped to 0..T, and T (the answer is not in this text)
+            takes no part.
+    """
+    length = start_logits.shape[1]
+
+    def loss(logits: jax.Array, positions: jax.Array) -> jax.Array:
+        return cross_entropy(logits, jnp.clip(positions.reshape(-1), 0, length), ignore=length)
+
+    return (loss(start_logits, start) + loss(end_logits, end)) / 2
+
+
 def mean_squared_error(logits: jax.Array, labels: jax.Array) -> jax.Array:
     """Mean of (logits - labels)^2 over two float32 arrays of one shape."""
     difference = logits - labels.astype(jnp.float32)

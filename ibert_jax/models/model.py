@@ -8,12 +8,13 @@ from flax import nnx
 
 from ibert_jax.config import IBertConfig
 from ibert_jax.layers.activation import QuantAct
+from ibert_jax.layers.embedding import QuantEmbedding
 from ibert_jax.layers.linear import QuantLinear
 from ibert_jax.layers.tanh import IntTanh
 from ibert_jax.models.embeddings import IBertEmbeddings
 from ibert_jax.models.encoder import IBertEncoder
-from ibert_jax.models.inputs import encoder_inputs
-from ibert_jax.models.outputs import BaseModelOutputWithPooling
+from ibert_jax.models.inputs import Life
+from ibert_jax.models.outputs import BaseModelOutputWithPoolingAndCrossAttentions
 from ibert_jax.models.pretrained import IBertPreTrainedModel
 from ibert_jax.quantize.schemes import SCHEMES
 
@@ -52,27 +53,88 @@ class IBertModel(IBertPreTrainedModel):
 
     def __call__(
         self,
-        input_ids: Any,
+        input_ids: Any = None,
         *,
         attention_mask: Any = None,
         token_type_ids: Any = None,
         position_ids: Any = None,
+        head_mask: Any = None,
+        inputs_embeds: Any = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
         rngs: nnx.Rngs | None = None,
-    ) -> BaseModelOutputWithPooling:
+        **unknown: Any,
+    ) -> Any:
         """Run the encoder.
 
         Args:
             input_ids: integers [B, T] in [0, vocab_size).
             attention_mask: 0/1 [B, T], 1 where a token counts; all ones if None.
             token_type_ids: integers [B, T] in [0, type_vocab_size); zeros if None.
-            position_ids: integers [B, T]; counted from ``input_ids`` if None.
+            position_ids: integers [B, T]; if None counted from ``input_ids``, or from
+                ``pad_token_id + 1`` where ``inputs_embeds`` are given.
+            head_mask: [H] or [L, H], 1 where an attention head counts and 0 where not (in the
+                float life, its weight).
+            inputs_embeds: floats [B, T, C] in place of ``input_ids``: rows in place of those of
+                the word embeddings. Quantized, they become integers as those rows do, and
+                saturate at the table's largest element.
+            output_attentions, output_hidden_states, return_dict: whether to return every
+                layer's attention weights, every layer's output, and named fields rather than a
+                tuple; the configuration's if None.
             rngs: dropout keys, needed in training mode only.
+
+        Returns:
+            ``BaseModelOutputWithPoolingAndCrossAttentions``, or a tuple of the last hidden
+            state, the pooler's output or None, and the hidden states and attentions asked for.
+
+        Raises:
+            ValueError, TypeError: an argument of the wrong shape, dtype or values, or unknown.
         """
-        ids, mask, types, positions = encoder_inputs(
-            self.config, input_ids, attention_mask, token_type_ids, position_ids
+        self.refuse_unknown(unknown)
+        named = self.option("return_dict", return_dict)
+        inputs = self.prepared(
+            self.config,
+            self.life,
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            token_type_ids=token_type_ids,
+            position_ids=position_ids,
+            head_mask=head_mask,
+            inputs_embeds=inputs_embeds,
         )
-        embedded = self.embeddings(ids, types, positions, rngs)
-        hidden, states, attentions = self.encoder(embedded, mask, rngs)
+        hidden, states, attentions = self.encoder(
+            self.embeddings(
+                inputs.input_ids,
+                inputs.inputs_embeds,
+                inputs.token_type_ids,
+                inputs.position_ids,
+                rngs,
+            ),
+            inputs.attention_mask,
+            rngs,
+            head_mask=inputs.head_mask,
+            output_attentions=self.option("output_attentions", output_attentions),
+            output_hidden_states=self.option("output_hidden_states", output_hidden_states),
+        )
         hidden = self.output_act(hidden)
+        if states is not None:
+            states = (*states[:-1], hidden)
         pooled = None if self.pooler is None else self.pooler(hidden[:, 0])
-        return BaseModelOutputWithPooling(hidden, pooled, states, attentions)
+        if named:
+            return BaseModelOutputWithPoolingAndCrossAttentions(
+                hidden, pooled, states, attentions=attentions
+            )
+        return (hidden, pooled, *(x for x in (states, attentions) if x is not None))
+
+    def get_input_embeddings(self) -> QuantEmbedding:
+        """The table of the words."""
+        return self.embeddings.word_embeddings
+
+    @property
+    def life(self) -> Life:
+        """Which of its three lives the network is in."""
+        table: Any = self.embeddings.word_embeddings
+        if not isinstance(table, QuantEmbedding):
+            return "frozen"
+        return "quantized" if table.quantized else "float"

@@ -25,11 +25,33 @@ class ModelOutput:
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class BaseModelOutputWithPooling(ModelOutput):
-    """``last_hidden_state`` [B, T, C] and ``pooler_output`` [B, C] (None without a pooler)."""
+class BaseModelOutputWithPoolingAndCrossAttentions(ModelOutput):
+    """What the encoder returns.
+
+    Attributes:
+        last_hidden_state: [B, T, C].
+        pooler_output: [B, C]; None without a pooler.
+        hidden_states: the embeddings and every layer's output, L + 1 of [B, T, C]; None unless
+            they were asked for.
+        past_key_values, cross_attentions: None, here for the sake of the published names.
+        attentions: every layer's weights, L of [B, H, T, T]; None unless they were asked for.
+    """
 
     last_hidden_state: Any = None
     pooler_output: Any = None
+    hidden_states: Any = None
+    past_key_values: None = None
+    attentions: Any = None
+    cross_attentions: None = None
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class MaskedLMOutput(ModelOutput):
+    """``logits`` [B, T, vocab_size] and, where labels were given, the mean ``loss``."""
+
+    loss: Any = None
+    logits: Any = None
     hidden_states: Any = None
     attentions: Any = None
 
@@ -41,5 +63,42 @@ class SequenceClassifierOutput(ModelOutput):
 
     loss: Any = None
     logits: Any = None
+    hidden_states: Any = None
+    attentions: Any = None
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class TokenClassifierOutput(ModelOutput):
+    """``logits`` [B, T, num_labels] and, where labels were given, the mean ``loss``."""
+
+    loss: Any = None
+    logits: Any = None
+    hidden_states: Any = None
+    attentions: Any = None
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class MultipleChoiceModelOutput(ModelOutput):
+    """``logits`` [B, choices] and, where labels were given, the mean ``loss``.
+
+    ``hidden_states`` and ``attentions`` have B * choices rows.
+    """
+
+    loss: Any = None
+    logits: Any = None
+    hidden_states: Any = None
+    attentions: Any = None
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class QuestionAnsweringModelOutput(ModelOutput):
+    """``start_logits``, ``end_logits`` [B, T] and, where positions were given, the ``loss``."""
+
+    loss: Any = None
+    start_logits: Any = None
+    end_logits: Any = None
     hidden_states: Any = None
     attentions: Any = None

@@ -3,24 +3,29 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import logging
 import os
-from collections.abc import Iterator
-from typing import Any, ClassVar, Self
+from collections.abc import Iterable, Iterator
+from typing import Any, ClassVar, NoReturn, Self
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from ibert_jax import checks
 from ibert_jax.checkpoints import locate, read_checkpoint, recall, remember, write_checkpoint
 from ibert_jax.config import IBertConfig
 from ibert_jax.layers.leaf import Leaf, leaves_of, set_life
+from ibert_jax.models.inputs import EncoderArguments, EncoderInputs, Life, encoder_inputs
 
 logger = logging.getLogger(__name__)
 
 BACKBONE = "ibert."
 """Attribute of the head models that holds the encoder; checkpoints name it variously."""
+OTHER_NAMES = {"lm_head.decoder.bias": "lm_head.bias"}
+"""Attribute path -> the name of a parameter in checkpoints, where they differ."""
 
 
 class IBertPreTrainedModel(nnx.Module):
@@ -59,6 +64,36 @@ class IBertPreTrainedModel(nnx.Module):
         self.config = dataclasses.replace(self.config, quant_mode=enabled)
         return self
 
+    def resize_token_embeddings(self, new_num_tokens: int | None = None) -> NoReturn:
+        """Refused, as by the published implementation."""
+        raise NotImplementedError(
+            f"resize_token_embeddings is not supported: the vocabulary is fixed at "
+            f"{self.config.vocab_size} entries, got {new_num_tokens}; make a model of another "
+            f"vocab_size and train it"
+        )
+
+    @classmethod
+    def input_shape(cls, batch_size: int, sequence_length: int) -> tuple[int, ...]:
+        """The shape of ``input_ids`` for so many examples of so many tokens."""
+        return batch_size, sequence_length
+
+    @classmethod
+    def prepared(cls, config: IBertConfig, life: Life, **arguments: Any) -> EncoderInputs:
+        """The arguments of a call, checked, with defaults filled in."""
+        return encoder_inputs(config, life, **arguments)
+
+    def option(self, name: str, value: bool | None) -> bool:
+        """An option of a call: as given, or the configuration's."""
+        checks.check_flag(name, value)
+        return getattr(self.config, name) if value is None else value
+
+    def refuse_unknown(self, given: Iterable[str]) -> None:
+        """Refuse arguments that this model does not take, naming those that it does."""
+        own = inspect.signature(type(self).__call__).parameters.values()
+        named = [p.name for p in own if p.kind is not p.VAR_KEYWORD and p.name != "self"]
+        known = dict.fromkeys([*named[:1], *EncoderArguments.__annotations__, *named[1:]])
+        checks.check_names(given, known, type(self).__name__)
+
     def leaves(self) -> dict[str, Leaf]:
         """Every leaf by its path, e.g. ``ibert.encoder.layer.0.attention.self.query``."""
         return leaves_of(self)
@@ -70,7 +105,8 @@ class IBertPreTrainedModel(nnx.Module):
     def _variables(self) -> Iterator[tuple[str, nnx.Variable]]:
         for path, node in nnx.iter_graph(self):
             if isinstance(node, nnx.Variable):
-                yield ".".join(map(str, path)).removeprefix(BACKBONE), node
+                name = ".".join(map(str, path)).removeprefix(BACKBONE)
+                yield OTHER_NAMES.get(name, name), node
 
     def load_tensors(self, tensors: dict[str, np.ndarray]) -> list[str]:
         """Set parameters and ranges by checkpoint name; returns the names left as they were.
@@ -98,7 +134,8 @@ class IBertPreTrainedModel(nnx.Module):
         """Read a Hugging Face I-BERT, RoBERTa or BERT checkpoint (safetensors).
 
         Args:
-            directory: a folder with ``config.json`` and ``model.safetensors`` (or shards).
+            directory: a folder with ``config.json`` and ``model.safetensors`` (or shards), or
+                the id of such a model on the Hugging Face hub.
             rngs: draws the parameters that the checkpoint lacks (a new head); seed 0 if None.
             overrides: fields of ``IBertConfig`` to change, e.g. ``num_labels=2``.
 

@@ -55,6 +55,7 @@ SCHEMES: dict[str, dict[str, ActivationFormat]] = {
         "hidden_state": ActivationFormat(16),
         "head_input": ActivationFormat(8, "channel"),
         "head_hidden": ActivationFormat(8),
+        "decoder_input": ActivationFormat(8),
     },
     "reference": {
         "embedding_sum": ActivationFormat(16),
@@ -73,5 +74,6 @@ SCHEMES: dict[str, dict[str, ActivationFormat]] = {
         "hidden_state": PASS,
         "head_input": PASS,
         "head_hidden": ActivationFormat(8),
+        "decoder_input": ActivationFormat(8),
     },
 }

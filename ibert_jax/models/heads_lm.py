@@ -1,0 +1,80 @@
+"""Masked language modelling: a score for every vocabulary entry at every token."""
+
+from __future__ import annotations
+
+from typing import Any, Unpack
+
+from flax import nnx
+
+from ibert_jax import checks
+from ibert_jax.config import IBertConfig
+from ibert_jax.layers.activation import QuantAct
+from ibert_jax.layers.decoder import QuantDecoder
+from ibert_jax.layers.gelu import IntGELU
+from ibert_jax.layers.layernorm import IntLayerNorm
+from ibert_jax.layers.linear import QuantLinear
+from ibert_jax.models.heads import IBertHeadModel
+from ibert_jax.models.inputs import EncoderArguments, as_array, as_int32
+from ibert_jax.models.losses import cross_entropy
+from ibert_jax.models.outputs import MaskedLMOutput
+from ibert_jax.quantize.schemes import SCHEMES
+from ibert_jax.quantize.tensor import value_of
+
+
+class IBertLMHead(nnx.Module):
+    """Linear, GELU, LayerNorm, and the word embeddings as the last linear layer."""
+
+    def __init__(self, config: IBertConfig, *, rngs: nnx.Rngs) -> None:
+        forms, size = SCHEMES[config.quantization.scheme], config.hidden_size
+        momentum = config.quantization.momentum
+        self.input_act = QuantAct(forms["head_input"], size, momentum)
+        self.dense = QuantLinear(size, size, initializer_range=config.initializer_range, rngs=rngs)
+        self.activation = IntGELU(momentum)
+        self.ln_input_act = QuantAct(forms["residual_sum"], size, momentum)
+        self.layer_norm = IntLayerNorm(size, config.layer_norm_eps)
+        self.output_act = QuantAct(forms["decoder_input"], size, momentum)
+        self.decoder = QuantDecoder(config.vocab_size)
+
+    def __call__(self, x: Any, table: Any) -> Any:
+        """Tensor [B, T, C] and the word embeddings' leaf -> [B, T, vocab_size]."""
+        x = self.activation(self.dense(self.input_act(x)))
+        return self.decoder(self.output_act(self.layer_norm(self.ln_input_act(x))), table)
+
+
+class IBertForMaskedLM(IBertHeadModel):
+    """What stands where a token was masked."""
+
+    head = "masked_lm"
+
+    def __init__(self, config: IBertConfig, *, rngs: nnx.Rngs) -> None:
+        super().__init__(config, rngs=rngs)
+        self.lm_head = IBertLMHead(config, rngs=rngs)
+
+    def __call__(
+        self,
+        input_ids: Any = None,
+        *,
+        labels: Any = None,
+        return_dict: bool | None = None,
+        rngs: nnx.Rngs | None = None,
+        **arguments: Unpack[EncoderArguments],
+    ) -> Any:
+        """Score the vocabulary at every token.
+
+        Args:
+            input_ids, arguments, return_dict, rngs: see ``IBertModel``.
+            labels: integers [B, T] in [0, vocab_size) or -100 (ignored).
+
+        Returns:
+            ``MaskedLMOutput``, or its tuple.
+        """
+        hidden = self.encode(input_ids, arguments, rngs)
+        logits = self.lm_head(hidden.last_hidden_state, self.get_input_embeddings())
+        loss = None
+        if labels is not None:
+            labels, classes = as_array(labels), self.config.vocab_size
+            hint = f"the vocabulary has {classes} entries"
+            checks.check_class_labels(labels, logits.shape[:2], classes, "[batch, sequence]", hint)
+            loss = cross_entropy(value_of(logits), as_int32(labels))
+        output = MaskedLMOutput(loss, logits, hidden.hidden_states, hidden.attentions)
+        return self.returned(output, return_dict)
