@@ -1,0 +1,98 @@
+"""The same integers everywhere: the committed hashes, on one device and on eight; whatever the
+batch size, the padding and the order of the rows; compiled and step by step."""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+
+import ibert_jax as ib
+from ibert_jax.frozen.network import unstack_layers
+
+ROOT = Path(__file__).parents[2]
+SCRIPT = ROOT / "benchmarks" / "hashes.py"
+TINY = ("channel", "reference")
+
+
+@functools.cache
+def script() -> ModuleType:
+    specification = importlib.util.spec_from_file_location("hashes", SCRIPT)
+    assert specification is not None and specification.loader is not None
+    module = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(module)
+    return module
+
+
+@functools.cache
+def program(name: str) -> ib.IntegerModel:
+    return ib.IntegerModel.load(script().directory(name))
+
+
+@functools.cache
+def outputs(name: str) -> dict[str, np.ndarray]:
+    return script().integers(program(name), script().read_inputs(name))
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_committed_hashes(name: str) -> None:
+    assert script().sha256(outputs(name)) == script().expected()[name]
+    hidden = outputs(name)["last_hidden_state"]
+    assert hidden.shape == (8, 512, 16)
+    assert len(np.unique(hidden)) > 200  # or equality would say little
+
+
+def test_hash_sees_every_integer() -> None:
+    found = {name: q.copy() for name, q in outputs("channel").items()}
+    found["pooler_output"][7, 15] ^= 1
+    assert script().sha256(found) != script().expected()["channel"]
+
+
+def test_eight_devices(tmp_path: Path) -> None:
+    """In a process of its own: the number of devices is fixed when JAX starts."""
+    environment = {
+        **os.environ,
+        "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
+        "JAX_PLATFORMS": "cpu",
+        "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
+    }
+    record = tmp_path / "record.json"
+    command = [sys.executable, str(SCRIPT), "--models", "channel", "--record", str(record)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "PASS on 8 x" in done.stdout
+    (written,) = json.loads(record.read_text())
+    assert written["passed"] and written["devices"] == 8
+    assert written["sha256"] == {"channel": script().expected()["channel"]}
+
+
+def run(rows: list[int], length: int) -> np.ndarray:
+    """Hidden states of some rows of the inputs, cut off to ``length``."""
+    inputs = script().read_inputs("channel")
+    arguments = {name: value[rows, :length] for name, value in inputs.items()}
+    return np.asarray(program("channel").integers(**arguments).last_hidden_state)
+
+
+def test_batch_size_padding_and_order_change_nothing() -> None:
+    whole = outputs("channel")["last_hidden_state"]
+    order = [6, 2, 5, 0, 7, 4, 1, 3]
+    assert np.array_equal(run(order, 512), whole[order])
+    # Rows of 24, 7 and 1 tokens, padded to 24 rather than to 512.
+    assert np.array_equal(run([4, 2, 3], 24), whole[[4, 2, 3], :24])
+
+
+def test_step_by_step_is_compiled() -> None:
+    """One row alone, not padded, its layers run one by one and outside of any compilation."""
+    inputs = {name: value[[3], :7] for name, value in script().read_inputs("channel").items()}
+    network = program("channel").network
+    unstack_layers(network)
+    hidden = network(**inputs).last_hidden_state
+    assert np.array_equal(hidden, outputs("channel")["last_hidden_state"][[3], :7])
