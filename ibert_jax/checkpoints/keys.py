@@ -36,6 +36,8 @@ class Kind:
 
 
 DENSE = Kind(parameters={"weight": (0, 1), "bias": (0,)})
+PLAIN_NORM = Kind(parameters={"weight": (0,), "bias": (0,)})
+BIAS = Kind(parameters={"bias": (0,)})
 LINEAR = Kind(
     parameters={"weight": (0, 1), "bias": (0,)},
     buffers={"weight_integer": (0, 1), "bias_integer": (0,), "fc_scaling_factor": (0,)},
@@ -55,11 +57,11 @@ STATISTICS = (".x_min", ".x_max", ".channel_exponent")
 
 @dataclass(frozen=True)
 class Leaf:
-    """One leaf of the network: its name, kind, and sizes as names of configuration settings."""
+    """One leaf of the network: its name, kind, and sizes, by the configuration's settings."""
 
     name: str
     kind: Kind
-    sizes: tuple[str, ...] = ()
+    sizes: tuple[str | int, ...] = ()
 
 
 H, F = "hidden_size", "intermediate_size"
@@ -104,13 +106,16 @@ LAYER = (  # below encoder.layer.N.
 )
 
 
+POOLER = Leaf("pooler.dense", DENSE, (H, H))
+
+
 @dataclass(frozen=True)
 class Head:
     """What stands on the encoder.
 
     Attributes:
       architecture: Hugging Face's class.
-      prefix: what that class puts before the names of the backbone.
+      prefix: what that class puts before the names of the backbone, the pooler's too.
       leaves: the head's own; Hugging Face keeps them in float, so they have no buffers.
     """
 
@@ -120,7 +125,16 @@ class Head:
 
 
 HEADS: Mapping[str, Head] = {
-    "model": Head("IBertModel", "", (Leaf("pooler.dense", DENSE, (H, H)),)),
+    "model": Head("IBertModel", "", (POOLER,)),
+    "masked_lm": Head(
+        "IBertForMaskedLM",
+        "ibert.",
+        (
+            Leaf("lm_head.dense", DENSE, (H, H)),
+            Leaf("lm_head.layer_norm", PLAIN_NORM, (H,)),
+            Leaf("lm_head", BIAS, ("vocab_size",)),
+        ),
+    ),
     "sequence_classification": Head(
         "IBertForSequenceClassification",
         "ibert.",
@@ -129,7 +143,22 @@ HEADS: Mapping[str, Head] = {
             Leaf("classifier.out_proj", DENSE, ("num_labels", H)),
         ),
     ),
+    "token_classification": Head(
+        "IBertForTokenClassification", "ibert.", (Leaf("classifier", DENSE, ("num_labels", H)),)
+    ),
+    "question_answering": Head(
+        "IBertForQuestionAnswering", "ibert.", (Leaf("qa_outputs", DENSE, ("num_labels", H)),)
+    ),
+    "multiple_choice": Head(
+        "IBertForMultipleChoice", "ibert.", (POOLER, Leaf("classifier", DENSE, (1, H)))
+    ),
 }
+
+COPIES: Mapping[str, str] = {
+    "lm_head.decoder.weight": "embeddings.word_embeddings.weight",
+    "lm_head.decoder.bias": "lm_head.bias",
+}
+"""Tensors that some files hold twice: tied to another one, and refused if they differ from it."""
 
 PREFIXES = ("ibert.", "roberta.", "bert.")
 """What checkpoints of whole models put before the names of the backbone."""
@@ -139,6 +168,12 @@ RENAMED_LEAVES: Mapping[tuple[str, str], Mapping[str, str]] = {
     ("bert", "sequence_classification"): {
         "pooler.dense": "classifier.dense",
         "classifier": "classifier.out_proj",
+    },
+    ("bert", "masked_lm"): {
+        "cls.predictions.transform.dense": "lm_head.dense",
+        "cls.predictions.transform.LayerNorm": "lm_head.layer_norm",
+        "cls.predictions.decoder": "lm_head.decoder",
+        "cls.predictions": "lm_head",
     },
 }
 
@@ -162,7 +197,7 @@ def _leaves(config: IBertConfig) -> Iterator[Leaf]:
 
 
 def _expand(config: IBertConfig, leaf: Leaf, entries: Mapping[str, Shape]) -> dict[str, Shape]:
-    sizes = [getattr(config, size) for size in leaf.sizes]
+    sizes = [x if isinstance(x, int) else getattr(config, x) for x in leaf.sizes]
     return {
         f"{leaf.name}.{entry}": tuple(sizes[i] for i in axes) if axes else (1,)
         for entry, axes in entries.items()
@@ -178,6 +213,13 @@ def head_parameters(config: IBertConfig, head: str) -> dict[str, Shape]:
     """Name and shape of the parameters of a head, a key of ``HEADS``."""
     leaves = HEADS[head].leaves
     return {k: v for x in leaves for k, v in _expand(config, x, x.kind.parameters).items()}
+
+
+def checkpoint_key(head: str, name: str) -> str:
+    """Hugging Face's key of one of our names, in a checkpoint of that head."""
+    own = [leaf for leaf in HEADS[head].leaves if leaf is not POOLER]
+    is_own = any(name.startswith(f"{leaf.name}.") for leaf in own)
+    return name if is_own else HEADS[head].prefix + name
 
 
 def published_ranges(config: IBertConfig) -> dict[str, Shape]:
@@ -204,7 +246,7 @@ def is_untouched(low: np.ndarray, high: np.ndarray) -> bool:
     return bool(low.min() > -_UNTOUCHED and high.max() < _UNTOUCHED)
 
 
-def our_name(key: str, model_type: str, head: str, source_head: str | None) -> str:
+def our_name(key: str, model_type: str, head: str, source_head: str | None) -> str | None:
     """The name, here, of a checkpoint's key; whether such a tensor exists is another question.
 
     Args:
@@ -212,24 +254,26 @@ def our_name(key: str, model_type: str, head: str, source_head: str | None) -> s
       model_type: of the file.
       head: the head wanted.
       source_head: the head that the file declares, None if it declares none.
+
+    Returns:
+      None for the classifier of another task: several heads call theirs so.
     """
     prefix = next((p for p in PREFIXES if key.startswith(p)), "")
     leaf, _, tensor = key.removeprefix(prefix).rpartition(".")
     if leaf.endswith("LayerNorm"):
         tensor = RENAMED_TENSORS.get(tensor, tensor)
-    # The head of another task may carry the same name (token classification: classifier.weight).
-    own = leaf != "classifier" or source_head in (None, head)
-    if own:
-        leaf = RENAMED_LEAVES.get((model_type, head), {}).get(leaf, leaf)
+    if leaf == "classifier" and source_head not in (None, head):
+        return None
+    leaf = RENAMED_LEAVES.get((model_type, head), {}).get(leaf, leaf)
     return f"{leaf}.{tensor}" if leaf else tensor
 
 
 def declared_head(architectures: object) -> str | None:
-    """The head of a config.json's "architectures", e.g. "sequence_classification"; None if absent.
+    """The head of a config.json's "architectures", e.g. "masked_lm"; None if it has none.
 
-    Heads that ``HEADS`` lacks are named too ("token_classification", "masked_l_m").
+    Heads that ``HEADS`` lacks are named too ("pre_training").
     """
     if not isinstance(architectures, list) or not architectures:
         return None
     task = str(architectures[0]).partition("For")[2]
-    return re.sub(r"(?<!^)(?=[A-Z])", "_", task).lower() or "model"
+    return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", task).lower() or "model"

@@ -61,6 +61,7 @@ class _Sorted:
     parameters: dict[str, Entry] = field(default_factory=dict)
     ranges: dict[str, Entry] = field(default_factory=dict)
     buffers: dict[str, Entry] = field(default_factory=dict)
+    copies: dict[str, Entry] = field(default_factory=dict)
     unused: list[str] = field(default_factory=list)
 
 
@@ -76,8 +77,8 @@ def read_checkpoint(
 
     Args:
       directory: of Hugging Face's layout, or written by :func:`write_checkpoint`.
-      head: which network to read it for, "model" (encoder and pooler) or "sequence_classification";
-        by default the one the directory declares, "model" if that is none of these.
+      head: which network to read it for, a key of ``keys.HEADS``; by default the one the directory
+        declares, "model" (encoder and pooler) if that is none of these.
       config_overrides: settings that replace those of config.json, e.g. ``{"num_labels": 3}``.
 
     Raises:
@@ -105,13 +106,17 @@ def read_checkpoint(
         head = declared if declared and declared in keys.HEADS else "model"
     found = _sort(entries, config, model_type, head, declared, problems)
     shift = config.pad_token_id + 1 if model_type == "bert" else 0
+    for name, original in keys.COPIES.items():
+        if name in found.copies:
+            found.parameters.setdefault(original, found.copies[name])
     tensors, missing_head = _read_parameters(found.parameters, config, head, shift, problems)
+    _compare_copies(found.copies, tensors, problems)
     published, buffers = _read_published(found, config, problems)
     ranges = _read_own_ranges(directory, config.quantization.scheme, problems)
     if ranges is None:
         ranges = published
         if config.quantization.scheme == "reference":
-            ranges |= derived_ranges(config, head, ranges)
+            ranges |= derived_ranges(config, head, ranges, tensors)
         else:
             ranges = {}  # one range per tensor says too little about channels
     if problems:
@@ -149,6 +154,7 @@ def _sort(
         (parameters, found.parameters),
         (keys.published_ranges(config), found.ranges),
         (keys.published_buffers(config), found.buffers),
+        (keys.COPIES if head == "masked_lm" else (), found.copies),
     )
     for key, entry in sorted(entries.items()):
         name = keys.our_name(key, model_type, head, declared)
@@ -157,7 +163,7 @@ def _sort(
             if name in target:
                 problems.append(f"{key} and {target[name].key} are both {name}; keep one of them")
             target[name] = entry
-        elif keys.OTHER_HEADS.fullmatch(name):
+        elif name is None or keys.OTHER_HEADS.fullmatch(name):
             found.unused.append(key)
         elif name not in keys.CONSTANTS:
             problems.append(
@@ -188,6 +194,21 @@ def _read_parameters(
             padding = np.zeros((rows, *shape[1:]), np.float32)
             tensors[name] = np.concatenate([padding, tensor]) if rows else tensor
     return tensors, tuple(name for name in own if name not in entries)
+
+
+def _compare_copies(
+    copies: Mapping[str, Entry], tensors: Mapping[str, np.ndarray], problems: list[str]
+) -> None:
+    """A tensor that is stored twice must be the same twice."""
+    for name, entry in copies.items():
+        original = keys.COPIES[name]
+        if original in tensors:
+            copy = _read(entry, tensors[original].shape, problems)
+            if copy is not None and not np.array_equal(copy, tensors[original]):
+                problems.append(
+                    f"{entry.key} differs from {original}: only language models that share the "
+                    f"two (tie_word_embeddings) are supported"
+                )
 
 
 def _read(

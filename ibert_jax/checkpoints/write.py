@@ -53,7 +53,7 @@ def write_checkpoint(
     arrays = {name: np.asarray(tensor) for name, tensor in tensors.items()}
     ranges = {name: arrays.pop(name) for name in list(arrays) if name.endswith(keys.STATISTICS)}
     ranges = _observed(ranges)
-    head = _head_of(arrays)
+    head = _head_of(config, arrays)
     problems = _parameter_problems(config, head, arrays)
     for name, array in ranges.items():
         problems += _array_problems(name, array, None)
@@ -61,10 +61,8 @@ def write_checkpoint(
         raise CheckpointError(directory, problems)
 
     kept = {} if published is None else published.still_valid(arrays | ranges)
-    heads_own = keys.head_parameters(config, head)
-    prefix = keys.HEADS[head].prefix
     stored = {
-        (name if name in heads_own else prefix + name): array
+        keys.checkpoint_key(head, name): array
         for name, array in (arrays | _published(config, ranges, kept)).items()
     }
     directory.mkdir(parents=True, exist_ok=True)
@@ -73,14 +71,14 @@ def write_checkpoint(
     config.replace(extra=extra).save(directory / CONFIG_FILE)
 
 
-def _head_of(arrays: Mapping[str, np.ndarray]) -> str:
-    """The head with most of its leaves among the names; "model" if there is none."""
+def _head_of(config: IBertConfig, arrays: Mapping[str, np.ndarray]) -> str:
+    """The head whose parameters are there; "model" if there is none."""
 
-    def found(head: str) -> int:
-        leaves = [f"{leaf.name}." for leaf in keys.HEADS[head].leaves]
-        return sum(name.startswith(leaf) for name in arrays for leaf in leaves)
+    def fit(head: str) -> int:
+        own = keys.head_parameters(config, head).keys()
+        return len(own & arrays.keys()) - len(own - arrays.keys())
 
-    return max(keys.HEADS, key=found)
+    return max(keys.HEADS, key=fit)
 
 
 def _parameter_problems(

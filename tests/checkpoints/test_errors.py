@@ -86,7 +86,7 @@ def test_no_directory(tmp_path: Path):
 
 
 def test_unknown_head(directory: Path):
-    with pytest.raises(ValueError, match="head must be one of model, sequence_classification"):
+    with pytest.raises(ValueError, match="head must be one of model, masked_lm, sequence"):
         read_checkpoint(directory, "parsing")
 
 

@@ -1,0 +1,112 @@
+"""Every head from Hugging Face's files and back: the same numbers, no key too many or too few."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import safetensors.numpy
+import torch
+import transformers
+
+import ibert_jax as ib
+from ibert_jax.checkpoints import CheckpointError
+
+from .oracle import FAMILIES, HEADS, make, our_inputs, run_torch
+
+BATCH = our_inputs(np.random.default_rng(3), vocab=60, batch=2, length=6)
+
+
+def load(task: str, directory: Path) -> Any:
+    """Hugging Face's I-BERT, which must find each of its tensors and no other."""
+    model, info = getattr(transformers, f"IBert{task}").from_pretrained(
+        directory, output_loading_info=True
+    )
+    assert {kind: list(keys) for kind, keys in info.items() if keys} == {}
+    return model.eval()
+
+
+@pytest.mark.parametrize("task", HEADS)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_head_of_every_family_comes_and_goes(
+    family: str, task: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    theirs = make(family, task)
+    theirs.save_pretrained(tmp_path / "theirs")
+    with caplog.at_level(logging.WARNING):
+        ours = getattr(ib, f"IBert{task}").from_pretrained(tmp_path / "theirs")
+    assert "newly initialised" not in caplog.text
+    ours.save_pretrained(tmp_path / "ours")
+    back = load(task, tmp_path / "ours")
+    batch = BATCH if task != "ForMultipleChoice" else {k: v[None] for k, v in BATCH.items()}
+    want, got = run_torch(theirs, batch), run_torch(back, batch)
+    for name, value in want.items():
+        np.testing.assert_allclose(got[name], value, rtol=0, atol=2e-6, err_msg=name)
+    if family == "IBert":  # nothing is translated, so nothing may change
+        a, b = (
+            safetensors.numpy.load_file(tmp_path / x / "model.safetensors")
+            for x in ("theirs", "ours")
+        )
+        assert a.keys() == b.keys()
+        for name, value in a.items():
+            np.testing.assert_array_equal(b[name], value, err_msg=name)
+
+
+def rewrite(directory: Path, change: Any) -> None:
+    path = directory / "model.safetensors"
+    tensors = safetensors.numpy.load_file(path)
+    change(tensors)
+    safetensors.numpy.save_file(tensors, path, metadata={"format": "pt"})
+
+
+def test_a_tied_decoder_may_be_stored_and_must_be_the_table(tmp_path: Path) -> None:
+    theirs = make("Roberta", "ForMaskedLM")
+    theirs.save_pretrained(tmp_path)
+    table, bias = "roberta.embeddings.word_embeddings.weight", "lm_head.bias"
+
+    def store_copies(tensors: dict[str, np.ndarray]) -> None:
+        tensors["lm_head.decoder.weight"] = tensors[table].copy()
+        tensors["lm_head.decoder.bias"] = tensors.pop(bias)  # the copy alone serves, too
+
+    rewrite(tmp_path, store_copies)
+    model = ib.IBertForMaskedLM.from_pretrained(tmp_path)
+    np.testing.assert_array_equal(
+        model.tensors()["lm_head.bias"], theirs.lm_head.bias.detach().numpy()
+    )
+    assert "lm_head.decoder.weight" not in model.tensors()
+
+    def untie(tensors: dict[str, np.ndarray]) -> None:
+        tensors["lm_head.decoder.weight"] += 1
+
+    rewrite(tmp_path, untie)
+    with pytest.raises(CheckpointError, match=r"lm_head\.decoder\.weight differs from embeddings"):
+        ib.IBertForMaskedLM.from_pretrained(tmp_path)
+    ib.IBertModel.from_pretrained(tmp_path)  # needs no decoder
+
+
+def test_the_classifier_of_another_task_is_not_taken(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Three heads call theirs ``classifier.weight``; here even the shapes agree."""
+    theirs = make("IBert", "ForTokenClassification", num_labels=1)
+    theirs.save_pretrained(tmp_path)
+    with caplog.at_level(logging.WARNING):
+        ours = ib.IBertForMultipleChoice.from_pretrained(tmp_path)
+    assert "classifier.weight" in caplog.text and "pooler.dense.weight" in caplog.text
+    other = theirs.classifier.weight.detach().numpy()
+    assert not np.array_equal(ours.tensors()["classifier.weight"], other)
+
+
+def test_pretraining_heads_of_bert(tmp_path: Path) -> None:
+    config = make("Bert", "ForMaskedLM").config
+    torch.manual_seed(5)
+    theirs = transformers.BertForPreTraining(config).eval()
+    theirs.save_pretrained(tmp_path)
+    ours = ib.IBertForMaskedLM.from_pretrained(tmp_path)
+    with torch.no_grad():
+        want = theirs(**{k: torch.tensor(v) for k, v in BATCH.items()}).prediction_logits
+    got = ours(**BATCH).logits
+    assert np.abs(np.asarray(got) - want.numpy())[BATCH["attention_mask"] == 1].max() <= 2e-5
