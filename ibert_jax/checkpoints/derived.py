@@ -16,7 +16,7 @@ from ibert_jax.config import IBertConfig
 
 Range = tuple[np.ndarray, np.ndarray]
 
-GELU_SHORTFALL = 0.170041
+GELU_SHORTFALL = 0.169972
 """x - GELU(x) is at most this for x > 0 (at 0.7518), and so is -GELU(x) by symmetry."""
 
 TANH_OUTPUT: Range = (np.asarray(-1, np.float32), np.asarray(1, np.float32))
@@ -48,8 +48,23 @@ def layer_norm_output(weight: np.ndarray, bias: np.ndarray) -> Range:
     return np.asarray(np.min(bias - reach)), np.asarray(np.max(bias + reach))
 
 
+def linear_output(weight: np.ndarray, bias: np.ndarray, absolute: np.ndarray) -> Range:
+    """The range of ``x @ weight.T + bias`` for every x in [-absolute, absolute]: a bound.
+
+    Args:
+      weight: float32 [N, K].
+      bias: float32 [N].
+      absolute: float32, shape [].
+    """
+    reach = np.max(np.abs(weight).sum(axis=1) * absolute + np.abs(bias))
+    return np.asarray(-reach, np.float32), np.asarray(reach, np.float32)
+
+
 def derived_ranges(
-    config: IBertConfig, head: str, ranges: Mapping[str, np.ndarray]
+    config: IBertConfig,
+    head: str,
+    ranges: Mapping[str, np.ndarray],
+    tensors: Mapping[str, np.ndarray],
 ) -> dict[str, np.ndarray]:
     """The ranges that follow from the published ones, by name; nothing from none.
 
@@ -57,6 +72,7 @@ def derived_ranges(
       config: of the model.
       head: a key of ``keys.HEADS``.
       ranges: the published ranges that were filled.
+      tensors: the parameters.
     """
     if not ranges:
         return {}
@@ -66,13 +82,33 @@ def derived_ranges(
         output = _range(ranges, f"{block}.output_activation")
         if output is not None:
             found[f"{block}.intermediate_act_fn"] = gelu_input(output)
+    last = _range(ranges, f"encoder.layer.{config.num_hidden_layers - 1}.output.output_activation")
     if head == "sequence_classification":
         found["classifier.hidden_act"] = TANH_OUTPUT
+    elif head == "multiple_choice":
+        found["hidden_act"] = TANH_OUTPUT
+    elif head == "masked_lm" and last is not None and "lm_head.dense.weight" in tensors:
+        found |= _language_model(tensors, last)
     return {
         f"{leaf}.{end}": bound
         for leaf, bounds in found.items()
         for end, bound in zip(("x_min", "x_max"), bounds, strict=True)
     }
+
+
+def _language_model(tensors: Mapping[str, np.ndarray], last: Range) -> dict[str, Range]:
+    """Bounds all through the head: wide, but only the last of them costs accuracy (8 bits)."""
+    head = {name: tensors[f"lm_head.{name}"] for name in _LANGUAGE_MODEL}
+    absolute = np.maximum(np.abs(last[0]), np.abs(last[1]))
+    dense = linear_output(head["dense.weight"], head["dense.bias"], absolute)
+    return {
+        "lm_head.activation": dense,
+        "lm_head.ln_input_act": (np.asarray(-GELU_SHORTFALL, np.float32), dense[1]),
+        "lm_head.output_act": layer_norm_output(head["layer_norm.weight"], head["layer_norm.bias"]),
+    }
+
+
+_LANGUAGE_MODEL = ("dense.weight", "dense.bias", "layer_norm.weight", "layer_norm.bias")
 
 
 def _range(ranges: Mapping[str, np.ndarray], leaf: str) -> Range | None:
