@@ -74,6 +74,8 @@ def read_checkpoint(
 
     BERT's positions count from 0 and ours from ``pad_token_id + 1``: that many zero rows, which no
     token uses, come before its position table. float16, bfloat16 and float64 become float32.
+    A model that was trained quantization-aware by the published code is of the "reference" scheme,
+    and ranges that the code does not store are derived (see ``derived``).
 
     Args:
       directory: of Hugging Face's layout, or written by :func:`write_checkpoint`.
@@ -115,6 +117,9 @@ def read_checkpoint(
     ranges = _read_own_ranges(directory, config.quantization.scheme, problems)
     if ranges is None:
         ranges = published
+        if _was_trained_by_hugging_face(config, published, config_overrides or {}):
+            scheme = config.quantization.replace(scheme="reference")
+            config = config.replace(quantization=scheme)
         if config.quantization.scheme == "reference":
             ranges |= derived_ranges(config, head, ranges, tensors)
         else:
@@ -124,6 +129,17 @@ def read_checkpoint(
     unused = tuple(sorted(found.unused))
     kept = keep(buffers, tensors | ranges)
     return Checkpoint(config, head, tensors, ranges, missing_head, unused, kept)
+
+
+def _was_trained_by_hugging_face(
+    config: IBertConfig, published: Mapping[str, np.ndarray], overrides: Mapping[str, Any]
+) -> bool:
+    """Whether the published code trained the ranges, though the settings may once have been ours.
+
+    Hugging Face hands our "quantization" on when it saves what it read from us; its ranges are
+    of the reference scheme all the same.
+    """
+    return config.quant_mode and bool(published) and "quantization" not in overrides
 
 
 def _read_config(

@@ -287,6 +287,20 @@ def test_buffers_of_changed_tensors_are_void(tmp_path: Path):
     assert not after[f"ibert.{query}.weight_integer"].any()
 
 
+def test_what_hugging_face_trained_is_of_the_reference_scheme(tmp_path: Path):
+    """It hands on a setting of ours that was in the config.json from which it started."""
+    quantized_model().save_pretrained(tmp_path)
+    path = tmp_path / "config.json"
+    handed_on = {"quantization": {"scheme": "channel", "momentum": 0.9}}
+    path.write_text(json.dumps(json.loads(path.read_text()) | handed_on))
+    ours = read_checkpoint(tmp_path)
+    assert (ours.config.quantization.scheme, ours.config.quantization.momentum) == (
+        "reference",
+        0.9,
+    )
+    assert f"{ACT}.x_max" in ours.ranges
+
+
 def test_ranges_per_tensor_are_none_for_the_channel_scheme(tmp_path: Path):
     quantized_model().save_pretrained(tmp_path)
     overrides = {"quantization": {"scheme": "channel"}}
