@@ -80,15 +80,8 @@ def set_life(model: nnx.Module, **attributes: bool) -> None:
 
 
 def recorded(model: nnx.Module) -> dict[str, Any]:
-    """The integer leaf of every recording leaf, by path."""
-    return {path: leaf.integer for path, leaf in leaves_of(model).items() if leaf.recording}
-
-
-def keep_recorded(model: nnx.Module, integers: dict[str, Any]) -> None:
-    """Hand integer leaves, by path, to the leaves that recorded them."""
-    leaves = leaves_of(model)
-    for path, integer in integers.items():
-        leaves[path].integer = nnx.data(integer)
+    """Every integer leaf by path, after a call that recorded them."""
+    return {path: leaf.integer for path, leaf in leaves_of(model).items()}
 
 
 def leaves_of(model: nnx.Module) -> dict[str, Leaf]:

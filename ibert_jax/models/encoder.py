@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any
 
 import jax
@@ -12,12 +11,9 @@ from flax import nnx
 from ibert_jax.config import IBertConfig
 from ibert_jax.layers.activation import QuantAct
 from ibert_jax.layers.gelu import IntGELU
-from ibert_jax.layers.leaf import keep_recorded, recorded
 from ibert_jax.layers.linear import QuantLinear
 from ibert_jax.models.attention import IBertAttention, IBertSelfOutput
-from ibert_jax.quantize.ranges import RangeStatistic
 from ibert_jax.quantize.schemes import SCHEMES
-from ibert_jax.quantize.tensor import QuantizedTensor
 
 
 class IBertIntermediate(nnx.Module):
@@ -84,9 +80,9 @@ class IBertLayer(nnx.Module):
 class IBertEncoder(nnx.Module):
     """``num_hidden_layers`` layers, one after the other.
 
-    Where it is traced, a scan runs them, so that what is compiled is one layer however deep the
-    network; called eagerly it is a plain loop, which a debugger can step through. A frozen
-    encoder is *stacked*: one layer whose arrays have a leading axis of layers.
+    A frozen encoder is *stacked*: one layer whose arrays have a leading axis of layers, run by
+    a scan, so that what is compiled is one layer however deep the network. (In training a scan
+    saves no compilation worth having, and its steps take a fifth longer.)
     """
 
     def __init__(self, config: IBertConfig, *, rngs: nnx.Rngs) -> None:
@@ -118,32 +114,24 @@ class IBertEncoder(nnx.Module):
             The last hidden state; the embeddings and every layer's output, or None; every
             layer's attention weights, or None.
         """
-        keys = jax.random.split(rngs.dropout(), self.depth) if hasattr(rngs, "dropout") else None
-        rows = None if head_mask is None else jnp.broadcast_to(head_mask, (self.depth, self.heads))
+        heads = None if head_mask is None else jnp.broadcast_to(head_mask, (self.depth, self.heads))
 
-        def run(layer: IBertLayer, hidden: Any, key: Any, heads: Any) -> tuple[Any, Any]:
-            keys = None if key is None else nnx.Rngs(dropout=key)
-            hidden, weights = layer(hidden, mask, keys, heads)
+        def run(hidden: Any, layer_and_heads: tuple[IBertLayer, Any]) -> tuple[Any, Any]:
+            layer, kept = layer_and_heads
+            hidden, weights = layer(hidden, mask, rngs, kept)
             return hidden, (
                 hidden if output_hidden_states else None,
                 weights if output_attentions else None,
             )
 
+        last, emitted = hidden, []
         if self.stacked is not None:
-            last, emitted = jax.lax.scan(
-                lambda hidden, row: run(row[0], hidden, *row[1:]),
-                hidden,
-                (self.stacked, keys, rows),
-            )
-            each = [_row(emitted, index) for index in range(self.depth)]
-        elif _is_traced(hidden) and self._alike():
-            last, each = self._scan(run, hidden, keys, rows)
-        else:
-            last, each = hidden, []
-            for index, layer in enumerate(self.layer):
-                last, emitted = run(layer, last, _row(keys, index), _row(rows, index))
-                each.append(emitted)
-        states, attentions = ([layer[which] for layer in each] for which in (0, 1))
+            last, stacked = jax.lax.scan(run, hidden, (self.stacked, heads))
+            emitted = [_row(stacked, index) for index in range(self.depth)]
+        for index, layer in enumerate(self.layer):
+            last, wanted = run(last, (layer, _row(heads, index)))
+            emitted.append(wanted)
+        states, attentions = ([layer[which] for layer in emitted] for which in (0, 1))
         return (
             last,
             (hidden, *states) if output_hidden_states else None,
@@ -152,47 +140,9 @@ class IBertEncoder(nnx.Module):
 
     def stack(self, layers: list[IBertLayer]) -> None:
         """Replace the layers by one of stacked arrays; all must have one structure."""
-        self.stacked = nnx.data(_stack(layers))
+        self.stacked = nnx.data(jax.tree.map(lambda *arrays: jnp.stack(arrays), *layers))
         self.layer = nnx.List([])
-
-    def _alike(self) -> bool:
-        """Whether all layers have one structure: life, mode and settings of every leaf."""
-        first, *others = (nnx.graphdef(layer) for layer in self.layer)
-        return all(other == first for other in others)
-
-    def _scan(self, run: Any, hidden: Any, keys: Any, rows: Any) -> tuple[Any, list[Any]]:
-        """Every layer by one scan; ranges and recorded integer leaves go back to the layers."""
-        graph = nnx.graphdef(self.layer[0])
-
-        def step(hidden: Any, inputs: Any) -> tuple[Any, Any]:
-            state, *rest = inputs
-            layer = nnx.merge(graph, state)
-            hidden, emitted = run(layer, hidden, *rest)
-            return hidden, (emitted, nnx.state(layer, RangeStatistic), recorded(layer))
-
-        states = _stack([nnx.state(layer) for layer in self.layer])
-        first = hidden if self.layer[0].narrow_residual else _with_offset(hidden)
-        last, (emitted, ranges, integers) = jax.lax.scan(step, first, (states, keys, rows))
-        for index, layer in enumerate(self.layer):
-            nnx.update(layer, _row(ranges, index))
-            keep_recorded(layer, _row(integers, index))
-        return last, [_row(emitted, index) for index in range(self.depth)]
-
-
-def _stack(trees: list[Any]) -> Any:
-    return jax.tree.map(lambda *arrays: jnp.stack(arrays), *trees)
 
 
 def _row(tree: Any, index: int) -> Any:
     return jax.tree.map(lambda array: array[index], tree)
-
-
-def _is_traced(tensor: Any) -> bool:
-    return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(tensor))
-
-
-def _with_offset(hidden: Any) -> Any:
-    """The embeddings have no offset, the layers' results do, and a scan carries one structure."""
-    if not isinstance(hidden, QuantizedTensor):
-        return hidden
-    return dataclasses.replace(hidden, offset=jnp.zeros_like(hidden.scale))
