@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -27,9 +28,15 @@ RATIO_BITS = 12
 """Fractional bits of a row's multiplier: from its own 8-bit scale to the table's 16-bit one."""
 
 
-def look_up(table: jax.Array, ids: jax.Array) -> jax.Array:
-    """Rows of ``table`` [V, ...] at ``ids`` [...]; ids are in range by contract."""
-    return table.at[ids].get(mode="clip")
+def look_up(table: jax.Array, ids: jax.Array, padding_idx: int | None = None) -> jax.Array:
+    """Rows of ``table`` [V, ...] at ``ids`` [...]; ids are in range by contract.
+
+    No gradient reaches the row ``padding_idx`` of a float table [V, C].
+    """
+    rows = table.at[ids].get(mode="clip")
+    if padding_idx is None:
+        return rows
+    return jnp.where((ids == padding_idx)[..., None], lax.stop_gradient(rows), rows)
 
 
 @jax.tree_util.register_dataclass
@@ -123,6 +130,7 @@ class QuantEmbedding(Leaf):
         initializer_range: standard deviation of the initial rows.
         per_row: a scale per row rather than one for the table.
         bits: width of the integers.
+        padding_idx: a row that training leaves as it is, as in PyTorch.
         rngs: the ``params`` stream draws the initial table.
     """
 
@@ -134,11 +142,13 @@ class QuantEmbedding(Leaf):
         initializer_range: float = 0.02,
         per_row: bool = True,
         bits: int = 8,
+        padding_idx: int | None = None,
         rngs: nnx.Rngs,
     ) -> None:
         super().__init__()
         self.per_row = per_row
         self.bits = bits
+        self.padding_idx = padding_idx
         table = initializer_range * jax.random.normal(rngs.params(), (rows, channels), jnp.float32)
         self.weight = nnx.Param(table)
 
@@ -148,12 +158,12 @@ class QuantEmbedding(Leaf):
 
     def __call__(self, ids: jax.Array) -> jax.Array | QuantizedTensor:
         """int32 ids [B, T] -> [B, T, C]."""
-        weight = self.weight[...]
+        weight, surrogate = self.weight[...], partial(look_up, padding_idx=self.padding_idx)
         if not self.quantized:
-            return look_up(weight, ids)
+            return surrogate(weight, ids)
         integer, scale = quantize_embedding(lax.stop_gradient(weight), self.bits, self.per_row)
         q = self.record(integer)(ids)
-        value = straight_through(look_up, dequantize(q, scale), weight, ids)
+        value = straight_through(surrogate, dequantize(q, scale), weight, ids)
         return QuantizedTensor(q, scale, value)
 
     def rows(self, rows: jax.Array) -> jax.Array | QuantizedTensor:

@@ -36,12 +36,14 @@ class IBertEmbeddings(nnx.Module):
         forms, size = SCHEMES[config.quantization.scheme], config.hidden_size
         momentum, spread = config.quantization.momentum, config.initializer_range
 
-        def table(rows: int) -> QuantEmbedding:
-            return QuantEmbedding(rows, size, initializer_range=spread, rngs=rngs)
+        def table(rows: int, padding_idx: int | None = None) -> QuantEmbedding:
+            return QuantEmbedding(
+                rows, size, initializer_range=spread, padding_idx=padding_idx, rngs=rngs
+            )
 
-        self.word_embeddings = table(config.vocab_size)
+        self.word_embeddings = table(config.vocab_size, config.pad_token_id)
         self.token_type_embeddings = table(config.type_vocab_size)
-        self.position_embeddings = table(config.max_position_embeddings)
+        self.position_embeddings = table(config.max_position_embeddings, config.pad_token_id)
         self.embeddings_act1 = QuantAct(forms["embedding_sum"], size, momentum)
         self.LayerNorm = IntLayerNorm(size, config.layer_norm_eps)
         self.output_activation = QuantAct(forms["embedding_output"], size, momentum)
