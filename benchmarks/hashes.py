@@ -4,9 +4,10 @@
     XLA_FLAGS=--xla_force_host_platform_device_count=8 python benchmarks/hashes.py
 
 Runs committed models on committed inputs, the batch sharded over all devices that JAX finds, and
-compares the SHA-256 of the integers that come out with the committed ones. The models: one tiny
-encoder of each scheme, of which every hidden state at every position counts, and the classifier
-inside the package. Prints the device, the versions and PASS or FAIL; exits with 1 on FAIL.
+compares the SHA-256 of the integers that come out with the committed ones. The models: a tiny
+language model in the channel scheme and a tiny encoder with its pooler in the reference scheme, of
+which every hidden state at every position counts; and the classifier inside the package. Prints
+the device, the versions and PASS or FAIL; exits with 1 on FAIL.
 
 ``--create`` makes other tiny models, inputs and hashes in place of the committed ones.
 """
@@ -14,7 +15,6 @@ inside the package. Prints the device, the versions and PASS or FAIL; exits with
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import hashlib
 import json
 import sys
@@ -60,8 +60,8 @@ def integers(program: ib.IntegerModel, inputs: Inputs) -> Inputs:
     outputs = everywhere.integers(
         **jax.device_put(inputs, NamedSharding(mesh, PartitionSpec("batch")))
     )
-    found = {f.name: getattr(outputs, f.name) for f in dataclasses.fields(outputs)}
-    return {name: np.asarray(q, "<i4") for name, q in found.items() if isinstance(q, jax.Array)}
+    found = jax.tree_util.tree_leaves_with_path(outputs)
+    return {jax.tree_util.keystr(path): np.asarray(q, "<i4") for path, q in found}
 
 
 def sha256(outputs: Inputs) -> str:
@@ -118,6 +118,7 @@ def create() -> None:
     rng = np.random.default_rng(0)
     inputs: dict[str, Any] = {}
     for scheme in TINY:
+        kind = ib.IBertForMaskedLM if scheme == "channel" else ib.IBertModel
         config = ib.IBertConfig(
             vocab_size=100,
             hidden_size=16,
@@ -126,13 +127,14 @@ def create() -> None:
             intermediate_size=32,
             max_position_embeddings=514,
             initializer_range=0.3,
+            output_hidden_states=True,
             quantization=ib.QuantConfig(scheme=scheme),
         )
         # Of every kind: longest, long, short, one token, none, a token repeated throughout.
         lengths = (512, 300, 24, 7, 1, 0)
         rows = [rng.integers(3, 100, length).tolist() for length in lengths] + [[5] * 512, [2, 2]]
         inputs[scheme] = {"length": 512, "padding": config.pad_token_id, "rows": rows}
-        model = ib.IBertModel(config, rngs=nnx.Rngs(0))
+        model = kind(config, rngs=nnx.Rngs(0))
         ids = rng.integers(3, 100, (8, 64))
         ib.freeze(ib.calibrate(model, [{"input_ids": ids}])).save(FOLDER / scheme)
     rows = [rng.integers(1000, 30_000, length).tolist() for length in (30, 20, 9, 5, 2, 1, 0)]

@@ -109,6 +109,19 @@ def context(leaf: Leaf, weights: tuple[list[Rows], list[Rows]], value: Rows) -> 
     return [[x for head in heads for x in head[t]] for t in range(len(value))]
 
 
+def decoder(leaf: Leaf, x: Rows, table: Leaf) -> Rows:
+    """Every row of the embedding table against x, brought to one scale, the bias on the way."""
+    nothing = [0] * len(table["weight"])
+    per_row = constants(leaf["multiplier"], len(nothing))
+    return [
+        [
+            spec.rescale(q, c, wide=False)
+            for q, c in zip(spec.linear(row, table["weight"], nothing), per_row, strict=True)
+        ]
+        for row in x
+    ]
+
+
 def unchanged(leaf: Leaf, x: Any) -> Any:
     del leaf
     return x
@@ -125,6 +138,7 @@ OPERATIONS: dict[str, Callable[..., Any]] = {
     "IntegerScores": scores,
     "IntegerSoftmax": softmax,
     "IntegerContext": context,
+    "IntegerDecoder": decoder,
 }
 
 # -------------------------------------------------------------------------------- the network
@@ -184,14 +198,34 @@ class Sentence:
         x = self.apply(f"{at}.intermediate.output_activation", x)
         return self.residual_block(f"{at}.output", self.apply(f"{at}.pre_output_act", x), residual)
 
-    def apply_chain(self, at: str, names: Sequence[str], x: Rows) -> Rows:
-        for name in names:
-            x = self.apply(f"{at}.{name}", x)
-        return x
+    def chain(self, paths: Sequence[str], x: Rows, *operands: Any) -> Rows:
+        """One leaf after the other; ``operands`` go to the last."""
+        for path in paths[:-1]:
+            x = self.apply(path, x)
+        return self.apply(paths[-1], x, *operands)
+
+
+def under(at: str, *names: str) -> tuple[str, ...]:
+    return tuple(f"{at}.{name}" for name in names)
 
 
 POOLER = ("input_act", "dense", "activation")
-CLASSIFIER = ("input_act", "dense", "activation", "hidden_act", "out_proj")
+HEADS = (
+    # (leaves in their order, what they are applied to)
+    (under("classifier", "input_act", "dense", "activation", "hidden_act", "out_proj"), "first"),
+    (("hidden_act", "classifier"), "pooled"),
+    (("input_act", "classifier"), "every"),
+    (("input_act", "qa_outputs"), "every"),
+    (
+        under(
+            "lm_head",
+            *("input_act", "dense", "activation", "ln_input_act", "layer_norm"),
+            *("output_act", "decoder"),
+        ),
+        "every",
+    ),
+)
+"""The heads: on the first token, on what the pooler made of it, or on every token."""
 
 
 def positions_of(ids: Sequence[int], padding: int) -> list[int]:
@@ -214,7 +248,7 @@ def run_sentence(
     """Every leaf's result for one sentence; the types are all 0.
 
     Args:
-        leaves: by path, of the encoder alone or of a classifier (its encoder under ``ibert``).
+        leaves: by path, of the encoder alone or of a model with a head (encoder under ``ibert``).
         ids: token ids [T].
         mask: [T], true where a token counts.
         padding: the padding token's id.
@@ -227,13 +261,24 @@ def run_sentence(
     for index in range(depth):
         x = sentence.layer(f"{base}encoder.layer.{index}", x, mask, narrow_residual)
     x = sentence.apply(f"{base}output_act", x)
-    for at, names in (("pooler", POOLER), ("classifier", CLASSIFIER)):
-        if f"{at}.dense" in leaves:
-            sentence.apply_chain(at, names, x[:1])
-            # One row, as every sentence has one: [C] rather than [1][C].
-            for name in names:
-                (sentence.tensors[f"{at}.{name}"],) = sentence.tensors[f"{at}.{name}"]
+    head(sentence, base, x)
     return sentence.tensors
+
+
+def head(sentence: Sentence, base: str, x: Rows) -> None:
+    """The pooler and the head, of those that there are."""
+    of, single = {"every": x, "first": x[:1]}, []
+    pooler = under(f"{base}pooler", *POOLER)
+    if pooler[0] in sentence.leaves:
+        of["pooled"] = sentence.chain(pooler, x[:1])
+        single += pooler
+    for paths, where in HEADS:
+        if all(path in sentence.leaves for path in paths):
+            shared = [sentence.leaves[f"{base}embeddings.word_embeddings"]]
+            sentence.chain(paths, of[where], *(shared if paths[-1].endswith("decoder") else ()))
+            single += paths if where != "every" else ()
+    for path in single:  # one row for a sentence: [C] rather than [1][C]
+        (sentence.tensors[path],) = sentence.tensors[path]
 
 
 def run(

@@ -47,7 +47,7 @@ class Divergence:
 
 
 def first_divergence(
-    first: Run, second: Run, input_ids: Any, **arguments: Any
+    first: Run, second: Run, input_ids: Any = None, **arguments: Any
 ) -> Divergence | None:
     """Run two programs on the same input and name the first tensor and index where they differ.
 
@@ -89,7 +89,7 @@ def first_divergence(
 
 
 def integer_tensors(
-    model: IntegerModel | IBertPreTrainedModel, input_ids: Any, **arguments: Any
+    model: IntegerModel | IBertPreTrainedModel, input_ids: Any = None, **arguments: Any
 ) -> dict[str, np.ndarray]:
     """The result of every leaf by path, in the order of execution.
 

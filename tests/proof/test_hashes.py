@@ -45,14 +45,15 @@ def outputs(name: str) -> dict[str, np.ndarray]:
 @pytest.mark.parametrize("name", TINY)
 def test_committed_hashes(name: str) -> None:
     assert script().sha256(outputs(name)) == script().expected()[name]
-    hidden = outputs(name)["last_hidden_state"]
-    assert hidden.shape == (8, 512, 16)
-    assert len(np.unique(hidden)) > 200  # or equality would say little
+    for layer in range(3):
+        hidden = outputs(name)[f".hidden_states[{layer}]"]
+        assert hidden.shape == (8, 512, 16)
+        assert len(np.unique(hidden)) > 200  # or equality would say little
 
 
 def test_hash_sees_every_integer() -> None:
     found = {name: q.copy() for name, q in outputs("channel").items()}
-    found["pooler_output"][7, 15] ^= 1
+    found[".logits"][7, 511, 99] ^= 1
     assert script().sha256(found) != script().expected()["channel"]
 
 
@@ -75,14 +76,14 @@ def test_eight_devices(tmp_path: Path) -> None:
 
 
 def run(rows: list[int], length: int) -> np.ndarray:
-    """Hidden states of some rows of the inputs, cut off to ``length``."""
+    """Logits of some rows of the inputs, cut off to ``length``."""
     inputs = script().read_inputs("channel")
     arguments = {name: value[rows, :length] for name, value in inputs.items()}
-    return np.asarray(program("channel").integers(**arguments).last_hidden_state)
+    return np.asarray(program("channel").integers(**arguments).logits)
 
 
 def test_batch_size_padding_and_order_change_nothing() -> None:
-    whole = outputs("channel")["last_hidden_state"]
+    whole = outputs("channel")[".logits"]
     order = [6, 2, 5, 0, 7, 4, 1, 3]
     assert np.array_equal(run(order, 512), whole[order])
     # Rows of 24, 7 and 1 tokens, padded to 24 rather than to 512.
@@ -94,5 +95,5 @@ def test_step_by_step_is_compiled() -> None:
     inputs = {name: value[[3], :7] for name, value in script().read_inputs("channel").items()}
     network = program("channel").network
     unstack_layers(network)
-    hidden = network(**inputs).last_hidden_state
-    assert np.array_equal(hidden, outputs("channel")["last_hidden_state"][[3], :7])
+    logits = network(**inputs).logits
+    assert np.array_equal(logits, outputs("channel")[".logits"][[3], :7])
