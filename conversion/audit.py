@@ -132,18 +132,19 @@ def audit(directory: str | os.PathLike[str], inputs: Mapping[str, np.ndarray]) -
     }
     floats = lives.run(ours.quantize(False), inputs, mended)
     integers = lives.run(ours.quantize(), inputs, mended)
-    apart = first_divergence(ours, program, **arguments)
+    apart = first_divergence(integers.integers, program, **arguments)
 
     mask = np.asarray(inputs["attention_mask"]) != 0
     head_size = ours.config.head_size
-    logits = {"simulation": mended, **defective}
-    runs = {name: result["logits"].value for name, result in logits.items() if "logits" in result}
+    simulations = {"simulation": mended, **defective}
+    runs: dict[str, np.ndarray] = {
+        name: r["logits"].value for name, r in simulations.items() if "logits" in r
+    }
     if runs:
-        runs["frozen"] = np.asarray(program(**arguments).logits, np.float64)
-        runs["float"] = np.asarray(ours.quantize(False)(**arguments).logits, np.float64)
+        runs |= {"quantized": integers.logits, "float": floats.logits}
     pairs = [("simulation", other) for other in runs if other != "simulation"]
     return Audit(
-        tuple(_distances(integers, floats, mended, mask, head_size)),
+        tuple(_distances(integers.leaves, floats.leaves, mended, mask, head_size)),
         _by_layer(mended, defective, mask),
         None if apart is None else str(apart),
         {f"{a} and {b}": float(np.abs(runs[a] - runs[b]).max()) for a, b in pairs},

@@ -51,10 +51,26 @@ def counterpart(path: str, simulated: Mapping[str, Result], head_size: int) -> R
     return simulated.get(path)
 
 
+class Run(NamedTuple):
+    """A run of a model in one life.
+
+    Attributes:
+      leaves: the result of every leaf by its path without ``ibert.``, in the order of execution;
+        activations that hand on what they are given are left out.
+      integers: of the quantization-aware life, every leaf's by its whole path, as
+        ``integer_tensors`` returns them.
+      logits: the model's, float32; None if it has none.
+    """
+
+    leaves: dict[str, LeafResult]
+    integers: dict[str, Any]
+    logits: Any
+
+
 def run(
     model: IBertPreTrainedModel, inputs: Mapping[str, np.ndarray], simulated: Mapping[str, Result]
-) -> dict[str, LeafResult]:
-    """The result of every leaf by its path without ``ibert.``, in the order of execution.
+) -> Run:
+    """Run a model and write everything down.
 
     Args:
         model: in the float or the quantization-aware life; not changed.
@@ -65,19 +81,24 @@ def run(
     paths = [path.removeprefix("ibert.") for path in model.leaves()]
     sources = {path: counterpart(path, simulated, head_size) for path in paths}
     values = {p: source.value.astype(np.float32) for p, source in sources.items() if source}
-    order: list[str] = []  # a dictionary comes back from jit in the order of its keys
+    order: list[list[str]] = []  # a dictionary comes back from jit in the order of its keys
 
     # The inputs are closed over, so that they are checked like those of any call.
     @jax.jit
-    def recorded(model: Any, values: dict[str, jax.Array]) -> dict[str, LeafResult]:
+    def recorded(model: Any, values: dict[str, jax.Array]) -> Run:
         recorders = _Recorders(values)
         wrap_leaves(model, recorders.wrap)
-        model(**inputs)
-        order.extend(recorders.found)
-        return recorders.found
+        logits = getattr(model(**inputs), "logits", None)
+        order.extend([list(recorders.found), list(recorders.integers)])
+        return Run(recorders.found, recorders.integers, None if logits is None else _value(logits))
 
     found = recorded(model, values)
-    return {path: LeafResult(*map(_on_host, found[path])) for path in order}
+    leaves, integers = order
+    return Run(
+        {path: LeafResult(*map(_on_host, found.leaves[path])) for path in leaves},
+        {path: np.asarray(found.integers[path]) for path in integers},
+        _on_host(found.logits),
+    )
 
 
 def _on_host(array: jax.Array | None) -> Any:
@@ -90,10 +111,11 @@ class _Recorders:
     def __init__(self, values: Mapping[str, jax.Array]) -> None:
         self.values = values
         self.found: dict[str, LeafResult] = {}
+        self.integers: dict[str, Any] = {}
         self.origins: list[tuple[Any, str]] = []  # results and whose they are
 
     def wrap(self, path: str, leaf: Any) -> _Recorder:
-        return _Recorder(leaf, path.removeprefix("ibert."), self)
+        return _Recorder(leaf, path, self)
 
     def replaced(self, operands: tuple[Any, ...]) -> list[Any] | None:
         """The operands with the simulation's values on their own grids; None if one has none."""
@@ -106,6 +128,12 @@ class _Recorders:
                 operand = _on_grid(self.values[path], operand)
             given.append(operand)  # ids and masks as they are
         return given
+
+    def write_integers(self, path: str, result: Any) -> None:
+        if isinstance(result, QuantizedTensor):
+            self.integers[path] = result.q
+            if result.row_sum is not None:
+                self.integers[f"{path}.row_sum"] = result.row_sum
 
     def write(self, path: str, result: Any, fed: Any) -> None:
         self.origins.append((result, path))
@@ -152,13 +180,14 @@ class _Recorder:
         if isinstance(self.leaf, Dropout):
             return operands[0]
         result = self.leaf(*operands)
+        self.common.write_integers(self.path, result)
         if not getattr(self.leaf, "needed", True):
             return result  # an activation that hands on what it is given
         fed = None
         if isinstance(result, QuantizedTensor):
             given = self.common.replaced(operands)
             fed = None if given is None else self.leaf(*given)
-        self.common.write(self.path, result, fed)
+        self.common.write(self.path.removeprefix("ibert."), result, fed)
         return result
 
     def __getattr__(self, name: str) -> Any:

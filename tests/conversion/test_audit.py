@@ -117,8 +117,8 @@ def test_free_running_drift_and_defects_are_reported(found: audit.Audit):
 
 
 def test_the_frozen_program_and_the_logits(found: audit.Audit):
-    assert found.frozen is None
-    for pair in ("simulation and frozen", "simulation and float", "simulation and lost scale"):
+    assert found.frozen is None, "the frozen logits are those of the quantized life"
+    for pair in ("simulation and quantized", "simulation and float", "simulation and lost scale"):
         # Logits spread over about 1; the lives and the simulation measured 0.04 apart.
         assert 0 < found.logits[pair] < 0.4, pair
         assert 0 <= found.agreement[pair] <= 1
