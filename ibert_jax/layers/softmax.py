@@ -83,7 +83,7 @@ class IntSoftmax(Leaf):
         width = jnp.float32(self.width)
         if not isinstance(scores, QuantizedTensor):
             return scaled_softmax(scores, mask, width, heads)
-        heads = None if heads is None else heads != 0
+        heads = None if heads is None else heads.astype(jnp.bool_)
         grid = python_number(2**GRID_BITS / (math.log(2) * math.sqrt(self.width)))
         integer = IntegerSoftmax(to_grid(scores.scale, grid), self.scheme == "reference")
         q, row_sum = self.record(integer)(scores.q, mask, heads)

@@ -124,7 +124,10 @@ def certify(program: Any, batch_size: int = 8, sequence_length: int = 128) -> Ce
 
 def examine(program: Any, batch_size: int = 8, sequence_length: int = 128) -> Certificate:
     """The same as `certify`, but returns the certificate of a program that fails, too."""
-    tokens = jax.ShapeDtypeStruct((batch_size, sequence_length), np.int32)
+    shape: tuple[int, ...] = (batch_size, sequence_length)
+    if hasattr(program, "input_shape"):  # choices have a dimension of their own
+        shape = program.input_shape(batch_size, sequence_length)
+    tokens = jax.ShapeDtypeStruct(shape, np.int32)
     # The program is an argument, so that its arrays are visited as types and not as constants.
     counted = census(
         lambda program, ids, mask: program.integers(ids, attention_mask=mask),
