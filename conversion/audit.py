@@ -126,6 +126,7 @@ def audit(directory: str | os.PathLike[str], inputs: Mapping[str, np.ndarray]) -
         raise CheckpointError(directory, [str(error)]) from None
     arguments = dict(inputs)
     mended = simulation.run(theirs, arguments)
+    published = simulation.run(theirs, arguments, exact=False, handed_on=False)
     defective = {
         LOST_SCALE: simulation.run(theirs, arguments, handed_on=False),
         FLOAT32: simulation.run(theirs, arguments, exact=False),
@@ -136,13 +137,14 @@ def audit(directory: str | os.PathLike[str], inputs: Mapping[str, np.ndarray]) -
 
     mask = np.asarray(inputs["attention_mask"]) != 0
     head_size = ours.config.head_size
-    simulations = {"simulation": mended, **defective}
+    simulations = {"simulation": mended, **defective, "published": published}
     runs: dict[str, np.ndarray] = {
         name: r["logits"].value for name, r in simulations.items() if "logits" in r
     }
     if runs:
         runs |= {"quantized": integers.logits, "float": floats.logits}
     pairs = [("simulation", other) for other in runs if other != "simulation"]
+    pairs += [("published", other) for other in ("quantized", "float") if runs]
     return Audit(
         tuple(_distances(integers.leaves, floats.leaves, mended, mask, head_size)),
         _by_layer(mended, defective, mask),

@@ -11,13 +11,13 @@ import torch
 import transformers
 
 from conversion import from_fairseq, to_fairseq
-from ibert_jax.checkpoints import CheckpointError, keys, read_checkpoint
+from ibert_jax.checkpoints import CheckpointError, read_checkpoint
+from ibert_jax.models import IBertForMaskedLM
 from ibert_jax.models.pretrained import IBertPreTrainedModel
 
 from .conftest import arguments, fairseq_state
 
 IDS = torch.tensor([[0, 5, 6, 7, 2], [0, 9, 2, 1, 1]])
-needs_masked_lm = pytest.mark.skipif("masked_lm" not in keys.HEADS, reason="no such head")
 
 
 def forward(model: Any) -> np.ndarray:
@@ -102,11 +102,8 @@ def test_a_classifier_is_the_same_function_and_returns_bit_for_bit(
     }
 
 
-@needs_masked_lm
 def test_a_hub_file_goes_through_our_model_and_back(tmp_path: Path, hub_file: Path, masked_lm: Any):
     """fairseq -> directory -> our model -> directory -> fairseq, without the original at hand."""
-    from ibert_jax.models import IBertForMaskedLM
-
     assert from_fairseq.convert(hub_file, tmp_path / "a") == ()
     np.testing.assert_allclose(
         forward(load("ForMaskedLM", tmp_path / "a")), forward(masked_lm), rtol=0, atol=2e-5
@@ -258,7 +255,6 @@ def test_a_head_that_is_not_there(tmp_path: Path, classifier: Any):
     assert "there is no lm_head" in found
 
 
-@needs_masked_lm
 def test_untied_weights_are_refused(tmp_path: Path, masked_lm: Any):
     state = fairseq_state(masked_lm)
     state["encoder.lm_head.weight"] += 1
