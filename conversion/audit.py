@@ -37,9 +37,11 @@ WANTED = 0.99
 
 LOST_SCALE = "lost scale"
 FLOAT32 = "float32"
+STALE_RANGE = "stale range"
 DEFECTS: Mapping[str, str] = {
     LOST_SCALE: "the published encoder hands no scale to the next layer, whose integers are none",
     FLOAT32: "the published integers are float32, which holds 24 bits of the up to 46 they need",
+    STALE_RANGE: "the published range of exponentials lags behind its unit: large weights saturate",
     "float head": "the published code leaves poolers, heads and tanh in float",
     "clamp": "published weights are clipped to -127..126, here to -127..127",
     "softmax": "the published exponential floors ln2 / scale; weights may reach 256, here 255",
@@ -54,7 +56,7 @@ KNOWN: Mapping[str, tuple[str, ...]] = {
     "word_embeddings": ("clamp",),
     "token_type_embeddings": ("clamp",),
     "position_embeddings": ("clamp",),
-    "softmax": ("softmax",),
+    "softmax": ("softmax", STALE_RANGE),
     "LayerNorm": ("layer norm",),
     "query": ("clamp", "short scale"),
     "key": ("clamp", "short scale"),
@@ -126,10 +128,11 @@ def audit(directory: str | os.PathLike[str], inputs: Mapping[str, np.ndarray]) -
         raise CheckpointError(directory, [str(error)]) from None
     arguments = dict(inputs)
     mended = simulation.run(theirs, arguments)
-    published = simulation.run(theirs, arguments, exact=False, handed_on=False)
+    published = simulation.run(theirs, arguments, handed_on=False, exact=False, settled=False)
     defective = {
         LOST_SCALE: simulation.run(theirs, arguments, handed_on=False),
         FLOAT32: simulation.run(theirs, arguments, exact=False),
+        STALE_RANGE: simulation.run(theirs, arguments, settled=False),
     }
     floats = lives.run(ours.quantize(False), inputs, mended)
     integers = lives.run(ours.quantize(), inputs, mended)
