@@ -121,8 +121,15 @@ class IntegerModel:
         inputs = self.kind.prepared(self.config, "frozen", **arguments).arguments()
         return _run(dataclasses.replace(self, states=None), inputs, **options)
 
-    def __call__(self, input_ids: Any = None, **arguments: Any) -> Any:
+    def __call__(
+        self, input_ids: Any = None, *, return_dict: bool | None = None, **arguments: Any
+    ) -> Any:
         """The same outputs as floats; takes ``inputs_embeds`` as floats.
+
+        Args:
+            input_ids, arguments: see ``integers``.
+            return_dict: named fields or a tuple of those that are not None; the configuration's
+                if None. (Integers always have names.)
 
         Logits and last hidden states are int32 times the output's scale; attentions are the
         weights over their row sums; hidden states have a scale and an offset per channel.
@@ -131,6 +138,8 @@ class IntegerModel:
             ValueError: besides what ``integers`` refuses, hidden states of a model that was
                 frozen without their scales.
         """
+        checks.check_flag("return_dict", return_dict)
+        named = self.config.return_dict if return_dict is None else return_dict
         embeds = as_array(arguments.get(EMBEDS))
         if embeds is not None and jnp.issubdtype(embeds.dtype, jnp.floating):
             arguments[EMBEDS] = self.quantize_embeds(embeds)
@@ -157,7 +166,8 @@ class IntegerModel:
                     outputs.hidden_states, *self.states.arrays(), strict=True
                 )
             )
-        return dataclasses.replace(outputs, **floats)
+        outputs = dataclasses.replace(outputs, **floats)
+        return outputs if named else outputs.to_tuple()
 
     def quantize_embeds(self, inputs_embeds: Any) -> jax.Array:
         """Rows in place of the word embeddings', as the integers that the program takes.

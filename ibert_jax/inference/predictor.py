@@ -278,9 +278,9 @@ def _model_logits(graph: Any, state: Any, input_ids: Any, attention_mask: Any) -
     model = nnx.merge(graph, state)
     model.eval()
     # A quantization-aware model answers with integers and a scale; what they stand for is wanted.
-    return value_of(model(input_ids, attention_mask=attention_mask).logits)
+    return value_of(model(input_ids, attention_mask=attention_mask, return_dict=True).logits)
 
 
 @jax.jit
 def _program_logits(program: Any, input_ids: Any, attention_mask: Any) -> Any:
-    return program(input_ids, attention_mask=attention_mask).logits
+    return program(input_ids, attention_mask=attention_mask, return_dict=True).logits

@@ -38,7 +38,7 @@ def make_predict(model: nnx.Module) -> Predict:
 
     def predict(params: Arrays, others: Arrays, ids: jax.Array, mask: jax.Array) -> jax.Array:
         joined: Any = skeleton.join(params, others)
-        return value_of(joined(ids, attention_mask=mask).logits).argmax(axis=-1)
+        return value_of(joined(ids, attention_mask=mask, return_dict=True).logits).argmax(axis=-1)
 
     return jax.jit(predict)
 

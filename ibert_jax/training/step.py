@@ -60,6 +60,7 @@ def make_train_step(
         output = joined(
             batch["input_ids"],
             attention_mask=batch["attention_mask"],
+            return_dict=True,
             rngs=nnx.Rngs(dropout=dropout),
         )
         loss = weighted_cross_entropy(value_of(output.logits), batch["labels"], batch["weights"])

@@ -32,7 +32,9 @@ class CountingProgram:
     weights: jax.Array
     config: IBertConfig = field(metadata={"static": True})
 
-    def __call__(self, input_ids: Any, *, attention_mask: Any = None) -> Any:
+    def __call__(
+        self, input_ids: Any, *, attention_mask: Any = None, return_dict: Any = None
+    ) -> Any:
         ids = jnp.asarray(input_ids)
         hits = (ids[:, :, None] == self.weights[None, None, :]) & (attention_mask[:, :, None] == 1)
         return SimpleNamespace(logits=jnp.sum(hits, axis=1).astype(jnp.float32))
