@@ -174,12 +174,15 @@ def _sort(
     )
     for key, entry in sorted(entries.items()):
         name = keys.our_name(key, model_type, head, declared)
+        if name is None:
+            found.unused.append(key)
+            continue
         target = next((place for known, place in places if name in known), None)
         if target is not None:
             if name in target:
                 problems.append(f"{key} and {target[name].key} are both {name}; keep one of them")
             target[name] = entry
-        elif name is None or keys.OTHER_HEADS.fullmatch(name):
+        elif keys.OTHER_HEADS.fullmatch(name):
             found.unused.append(key)
         elif name not in keys.CONSTANTS:
             problems.append(

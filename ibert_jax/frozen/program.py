@@ -185,7 +185,8 @@ class IntegerModel:
                 "again, or pass input_ids"
             )
         rows = jnp.asarray(as_array(inputs_embeds), jnp.float32)
-        return quantize_rows(rows, jnp.float32(scale))
+        per_row = self.config.quantization.scheme != "reference"  # as the table itself
+        return quantize_rows(rows, jnp.float32(scale), per_row=per_row)
 
     def scale_of(self, output: str) -> float:
         """The scale of an output's integers."""
