@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import itertools
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,12 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         metavar="N",
         help="sentences of that file to use, from its start (default: %(default)s)",
     )
+    parser.add_argument(
+        "--no-certificate",
+        dest="certificate",
+        action="store_false",
+        help="do not certify the integer model (`ibert-jax certify` can do it later)",
+    )
     add_batching(parser)
     parser.set_defaults(run=run)
 
@@ -57,15 +64,29 @@ def run(args: argparse.Namespace) -> int:
     model = load_classifier(args.checkpoint)
     if (Path(args.checkpoint) / "integer_model.json").is_file():
         raise ValueError(f"expected a checkpoint, {args.checkpoint} is frozen already")
+    batches: list[dict[str, Any]] = []
     if sentences is not None:
         batches = list(calibration_batches(sentences, tokenizer, model.config, args))
         calibrate(model, console.progress(batches, what="calibration batches"))
     program = _frozen(model)
-    program.save(args.output)
+    certificate = _certified(program, batches) if args.certificate else None
+    program.save(args.output, certificate)
     tokenizer.save(args.output)
     size = sum(path.stat().st_size for path in Path(args.output).iterdir() if path.is_file())
     print(f"integer model written to {args.output}, {size / 1e6:.1f} MB")
+    if certificate is not None:
+        print(certificate)
     return 0
+
+
+def _certified(program: Any, batches: list[dict[str, Any]]) -> Any:
+    """The program's certificate; saturation from the calibration batches of the commonest shape."""
+    from ibert_jax.proof import certify
+
+    shapes = Counter(batch["input_ids"].shape for batch in batches)
+    common = [b for b in batches if b["input_ids"].shape == shapes.most_common(1)[0][0]]
+    length = min(128, program.config.max_sequence_length)
+    return certify(program, sequence_length=length, batches=common)
 
 
 def _frozen(model: Any) -> Any:

@@ -22,17 +22,49 @@ def replace_leaves(network: Any, leaves: dict[str, Any]) -> None:
         KeyError: a leaf for which there is none.
     """
     for path in network.leaves():
-        _put(network, path, nnx.data(jax.tree.map(jnp.asarray, leaves[path])))
+        put_leaf(network, path, nnx.data(jax.tree.map(jnp.asarray, leaves[path])))
 
 
 def wrap_leaves(network: Any, wrap: Callable[[str, Any], Any]) -> None:
     """Put ``wrap(path, leaf)`` in the place of every leaf, of whatever life, in place."""
     unstack_layers(network)
     for path, leaf in (network.leaves() or integer_leaves(network)).items():
-        _put(network, path, nnx.static(wrap(path, leaf)))
+        put_leaf(network, path, nnx.static(wrap(path, leaf)))
 
 
-def _put(network: Any, path: str, leaf: Any) -> None:
+def name_leaves(network: nnx.Module) -> None:
+    """Let every integer leaf run under its path, in place."""
+    for path, leaf in integer_leaves(network).items():
+        put_leaf(network, path, nnx.data(NamedLeaf(leaf, path)))
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class NamedLeaf:
+    """An integer leaf in a jitted function named by its path.
+
+    It computes what the leaf computes; profiles, dumps of the program and proofs about it then
+    say whose operations they are about.
+    """
+
+    leaf: Any
+    path: str = dataclasses.field(metadata={"static": True})
+
+    def __call__(self, *operands: Any) -> Any:
+        def call(leaf: Any, *operands: Any) -> Any:
+            return leaf(*operands)
+
+        call.__name__ = call.__qualname__ = self.path
+        return jax.jit(call)(self.leaf, *operands)
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "leaf":  # not there yet: an object that is just being made
+            raise AttributeError(name)
+        return getattr(self.leaf, name)
+
+
+def put_leaf(network: Any, path: str, leaf: Any) -> None:
+    """Put ``leaf`` at ``path``, in place."""
     *parents, name = path.split(".")
     parent = network
     for step in parents:

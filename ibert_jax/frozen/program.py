@@ -13,6 +13,7 @@ from flax import nnx
 
 from ibert_jax import checks
 from ibert_jax.config import IBertConfig
+from ibert_jax.frozen.network import name_leaves
 from ibert_jax.frozen.states import StateScales
 from ibert_jax.layers.embedding import quantize_rows
 from ibert_jax.models.inputs import as_array
@@ -192,11 +193,20 @@ class IntegerModel:
         """The scale of an output's integers."""
         return dict(self.scales)[output]
 
-    def save(self, directory: str | os.PathLike[str]) -> None:
-        """Write ``integer_model.safetensors`` and ``integer_model.json`` (see ``storage``)."""
+    def sha256(self) -> str:
+        """A hash of all that decides the program's integers and the scales of its outputs."""
+        from ibert_jax.frozen.storage import sha256
+
+        return sha256(self)
+
+    def save(self, directory: str | os.PathLike[str], certificate: Any = None) -> None:
+        """Write ``integer_model.safetensors`` and ``integer_model.json`` (see ``storage``).
+
+        ``certificate``, what ``ib.certify`` returned for this program, is written beside them.
+        """
         from ibert_jax.frozen.storage import save
 
-        save(self, directory)
+        save(self, directory, certificate)
 
     @classmethod
     def load(cls, directory: str | os.PathLike[str]) -> IntegerModel:
@@ -214,7 +224,9 @@ def _run(
     output_attentions: bool,
     output_hidden_states: bool,
 ) -> Any:
-    return model.network(
+    network = model.network
+    name_leaves(network)
+    return network(
         **inputs,
         output_attentions=output_attentions,
         output_hidden_states=output_hidden_states,

@@ -3,7 +3,9 @@
 ``integer_model.json`` holds the format's version, the configuration, the output scales, those
 of the hidden states, the kind and the static settings of every integer leaf, and the SHA-256 of
 ``integer_model.safetensors``. Both are written under a temporary name first and renamed, the
-JSON last, so that a directory never holds half a model. Nothing is unpickled.
+JSON last, so that a directory never holds half a model. ``certificate.json``, where there is
+one, is the certificate of this very model: it names the model's hash, which ``load`` checks.
+Nothing is unpickled.
 """
 
 from __future__ import annotations
@@ -27,6 +29,7 @@ from safetensors.numpy import save as pack_tensors
 
 from ibert_jax import models
 from ibert_jax.config import IBertConfig, read_json_object
+from ibert_jax.frozen.fingerprint import fingerprint
 from ibert_jax.frozen.network import frozen_network
 from ibert_jax.frozen.program import IntegerModel
 from ibert_jax.frozen.states import StateScales
@@ -47,6 +50,7 @@ FORMAT = "ibert_jax integer model"
 VERSION = 1
 TENSORS_FILE = "integer_model.safetensors"
 MANIFEST_FILE = "integer_model.json"
+CERTIFICATE_FILE = "certificate.json"
 ARRAY = "array"
 """Stands in the manifest for an array, which is in the other file under the field's path."""
 
@@ -73,32 +77,67 @@ ARCHITECTURES: dict[str, type[IBertPreTrainedModel]] = {
 }
 
 
-def save(model: IntegerModel, directory: str | os.PathLike[str]) -> None:
-    """Write a model into ``directory``, which is made if need be; other files there stay."""
+def save(model: IntegerModel, directory: str | os.PathLike[str], certificate: Any = None) -> None:
+    """Write a model into ``directory``, which is made if need be; other files there stay.
+
+    Args:
+        certificate: the model's ``Certificate``, written beside it. Without one, that of the
+            model that was there before is removed.
+
+    Raises:
+        ValueError: the certificate of another model.
+    """
+    if certificate is not None and certificate.model_hash != sha256(model):
+        raise ValueError(
+            f"expected the certificate of this model, {sha256(model)[:12]}, got that of "
+            f"{certificate.model_hash[:12]}: certify the model that you save"
+        )
     folder = Path(directory)
     folder.mkdir(parents=True, exist_ok=True)
-    network, arrays = model.network, {}
-    leaves = {path: _describe(path, leaf, arrays) for path, leaf in _integer_leaves(network)}
+    described, arrays = _describe_program(model)
     packed = pack_tensors(arrays)
     manifest = {
         "format": FORMAT,
         "version": VERSION,
-        "architecture": type(network).__name__,
+        **described,
         "config": model.config.to_dict(),
-        "scales": dict(model.scales),
         "sha256": hashlib.sha256(packed).hexdigest(),
-        "leaves": leaves,
     }
     if model.states is not None:
         manifest["hidden_states"] = model.states.to_json()
     text = json.dumps(manifest, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
-    for name, content in ((TENSORS_FILE, packed), (MANIFEST_FILE, text.encode())):
-        temporary = folder / f".{name}.{os.getpid()}.tmp"
-        try:
-            temporary.write_bytes(content)
-            temporary.replace(folder / name)
-        finally:
-            temporary.unlink(missing_ok=True)
+    (folder / CERTIFICATE_FILE).unlink(missing_ok=True)  # of what is replaced now
+    _write(folder / TENSORS_FILE, packed)
+    _write(folder / MANIFEST_FILE, text.encode())
+    if certificate is not None:
+        _write(folder / CERTIFICATE_FILE, f"{certificate.to_json()}\n".encode())
+
+
+def sha256(model: IntegerModel) -> str:
+    """SHA-256 of all that decides a model's integers and the scales of its outputs."""
+    described, arrays = _describe_program(model)
+    decisive = {name: getattr(model.config, name) for name in ("vocab_size", "pad_token_id")}
+    return fingerprint({**described, **decisive}, arrays)
+
+
+def _describe_program(model: IntegerModel) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """The manifest's entries about the program, and its arrays by name."""
+    network, arrays = model.network, {}
+    leaves = {path: _describe(path, leaf, arrays) for path, leaf in _integer_leaves(network)}
+    return {
+        "architecture": type(network).__name__,
+        "scales": dict(model.scales),
+        "leaves": leaves,
+    }, arrays
+
+
+def _write(path: Path, content: bytes) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        temporary.write_bytes(content)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def load(directory: str | os.PathLike[str]) -> IntegerModel:
@@ -106,7 +145,8 @@ def load(directory: str | os.PathLike[str]) -> IntegerModel:
 
     Raises:
         FileNotFoundError: one of the two files is missing.
-        ValueError: another format or version, or tensors that were truncated or altered.
+        ValueError: another format or version, tensors that were truncated or altered, or a
+            certificate of another model.
     """
     folder = Path(directory)
     manifest = read_json_object(folder / MANIFEST_FILE)
@@ -134,7 +174,21 @@ def load(directory: str | os.PathLike[str]) -> IntegerModel:
         ) from None
     if not all(math.isfinite(scale) and scale > 0 for scale in scales.values()):
         raise ValueError(f"{folder / MANIFEST_FILE} holds scales that are not positive: {scales}")
-    return IntegerModel.of(network, config, scales, states)
+    model = IntegerModel.of(network, config, scales, states)
+    _check_certificate(folder / CERTIFICATE_FILE, model)
+    return model
+
+
+def _check_certificate(path: Path, model: IntegerModel) -> None:
+    if not path.is_file():
+        return
+    certified, found = read_json_object(path).get("model_hash"), sha256(model)
+    if certified != found:
+        raise ValueError(
+            f"{path} certifies the model {str(certified)[:12]}, the one beside it is {found[:12]}: "
+            "the model was altered after it was certified; copy it again, or remove the "
+            "certificate and certify it anew"
+        )
 
 
 def _read_arrays(path: Path, expected: Any) -> dict[str, np.ndarray]:

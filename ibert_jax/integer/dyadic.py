@@ -58,6 +58,21 @@ def clip_bits(x: jax.Array, bits: int) -> jax.Array:
     return jnp.clip(x, -(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
 
 
+def bounded(x: jax.Array, low: int, high: int) -> jax.Array:
+    """``x``, which a lemma keeps within [low, high], clipped there.
+
+    The clip never acts. It stands where a bound rests on how values depend on each other, so
+    that the bound holds for whoever reads on, a proof by ranges for one; spec.py states the
+    lemma beside the operation, and the tests look for an input at which the clip would act.
+    """
+    return _bounded(x, jnp.int32(low), jnp.int32(high))
+
+
+@jax.jit
+def _bounded(x: jax.Array, low: jax.Array, high: jax.Array) -> jax.Array:
+    return jnp.clip(x, low, high)
+
+
 def rescale(x: jax.Array, multiplier: Multiplier, *, wide: bool) -> jax.Array:
     """``x * ratio + offset`` rounded to an int32, before any output clip: |result| < 2^30.
 

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 
+@jax.jit
 def isqrt(n: jax.Array) -> jax.Array:
     """floor(sqrt(n)) of uint32 ``n``, exact for every input: uint32 in [0, 2^16).
 

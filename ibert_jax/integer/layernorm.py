@@ -9,7 +9,9 @@ import jax.numpy as jnp
 from jax import lax
 
 from ibert_jax.integer.barrier import materialize, materialized
+from ibert_jax.integer.dyadic import bounded
 from ibert_jax.integer.isqrt import isqrt
+from ibert_jax.integer.wide import leading_one
 
 INPUT_BITS = 20
 FRACTION_BITS = 14
@@ -27,14 +29,14 @@ def normalize(x: jax.Array, eps_mantissa: jax.Array, eps_exponent: jax.Array) ->
             ``eps_mantissa 2^eps_exponent``, mantissa 0 or in [2^30, 2^31), exponent <= 60.
 
     Returns:
-        int32 [..., C], |result| <= 2^14 sqrt(C) (the lemma |y| <= ||y||), so below 2^20.
+        int32 [..., C], |result| <= 2^14 sqrt(C) (1 + 2^-13), the lemma |y| <= ||y||: below 2^21.
 
     Each row gets its own shift, so that a quiet row keeps as many digits as a loud one:
 
     * y = (x - mean) 2^s with s chosen to bring the row's largest |y| to 15 bits; the fraction
       of the mean is carried into the new digits;
     * sum y^2 needs 30 + log2 C bits, so each y^2 is first shifted right by ceil(log2 C) - 1,
-      rounding: the sum is below 2^31, and with eps (clipped below 2^31) inside uint32;
+      rounding: the sum is at most 2^31, and with eps (below 2^31) inside uint32;
     * the sum is normalized to [2^30, 2^32) by an even shift, its root r to [2^15, 2^16);
     * y * (K / r) is the result up to a shift: 15 by 15.5 bits, inside int32.
 
@@ -42,7 +44,8 @@ def normalize(x: jax.Array, eps_mantissa: jax.Array, eps_exponent: jax.Array) ->
     """
     y, shift = _centred(x, eps_exponent)
     factor, down = _inverse_deviation(y, shift, eps_mantissa, eps_exponent)
-    return (y * factor + ((1 << down) >> 1)) >> down
+    largest = largest_result(x.shape[-1])
+    return bounded((y * factor + ((1 << down) >> 1)) >> down, -largest, largest)
 
 
 @materialized
@@ -51,13 +54,31 @@ def _centred(x: jax.Array, eps_exponent: jax.Array) -> tuple[jax.Array, jax.Arra
     channels = x.shape[-1]
     total = jnp.sum(x, axis=-1, keepdims=True, dtype=jnp.int32)
     mean = materialize(total // channels)
-    length = 32 - lax.clz(jnp.max(jnp.abs(x - mean), axis=-1, keepdims=True) + 1)
+    return lift_row(x - mean, bounded(total % channels, 0, channels - 1), eps_exponent)
+
+
+@jax.jit
+def lift_row(
+    centred: jax.Array, fraction: jax.Array, eps_exponent: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """(centred - fraction / C) 2^shift with the shift that brings each row to 15 bits.
+
+    Args:
+        centred: int32 [..., C], |centred| <= 2^20, a row less the floor of its mean.
+        fraction: int32 [..., 1] in [0, C), C times what the floor cut off.
+        eps_exponent: int32 scalar in [-64, 60].
+
+    Returns:
+        int32 [..., C], |y| <= 2^15, and the shifts, int32 [..., 1] in [-31, 15]. A lemma
+        (proof/lemmas.py): the shift belongs to the row's largest element.
+    """
+    length = 32 - lax.clz(jnp.max(jnp.abs(centred), axis=-1, keepdims=True) + 1)
     # eps must stay below 2^31 in the shifted row: 31 + exponent + 2 shift <= 31.
     shift = jnp.maximum(jnp.minimum(15 - length, jnp.right_shift(-eps_exponent, 1)), -31)
     left, right = jnp.maximum(shift, 0), jnp.maximum(-shift, 0)
-    carried = ((total - mean * channels) << left) // channels
+    carried = (fraction << left) // centred.shape[-1]
     left, right, carried = materialize((left, right, carried))
-    return (((x - mean) << left) - carried) >> right, shift
+    return ((centred << left) - carried) >> right, shift
 
 
 @materialized
@@ -66,14 +87,14 @@ def _inverse_deviation(
 ) -> tuple[jax.Array, jax.Array]:
     """(factor, down): y * factor / 2^down is y over its row's deviation, to 14 bits."""
     halvings = _halvings(y.shape[-1])
-    half = (1 << halvings) >> 1
-    squares = jnp.sum((y * y + half) >> halvings, axis=-1, keepdims=True, dtype=jnp.int32)
+    squares = ((y * y + ((1 << halvings) >> 1)) >> halvings).astype(jnp.uint32)
+    total = jnp.sum(squares, axis=-1, keepdims=True, dtype=jnp.uint32)
     eps_shift = jnp.clip(halvings - eps_exponent - 2 * shift, 0, 31)
     eps = jnp.right_shift(eps_mantissa, eps_shift)
-    variance = jnp.maximum(squares.astype(jnp.uint32) + eps.astype(jnp.uint32), jnp.uint32(1))
-    even = lax.clz(variance).astype(jnp.int32) & ~1
-    root = isqrt(variance << even.astype(jnp.uint32)).astype(jnp.int32)
-    return (numerator(y.shape[-1]) + (root >> 1)) // root, 16 - (even >> 1)
+    top, zeros = leading_one(jnp.maximum(total + eps.astype(jnp.uint32), jnp.uint32(1)))
+    odd = zeros & 1
+    root = isqrt(top >> odd.astype(jnp.uint32)).astype(jnp.int32)
+    return (numerator(y.shape[-1]) + (root >> 1)) // root, 16 - (zeros >> 1)
 
 
 def _halvings(channels: int) -> int:
@@ -84,3 +105,9 @@ def _halvings(channels: int) -> int:
 def numerator(channels: int) -> int:
     """round(2^30 sqrt(C / 2^halvings)), in [2^30, 2^30.5]: the constant over the root."""
     return math.isqrt((channels << 60) >> _halvings(channels))
+
+
+def largest_result(channels: int) -> int:
+    """2^14 sqrt(C) (1 + 2^-13), rounded up: the lemma |y| <= ||y|| with all that is rounded."""
+    norm = math.isqrt(channels << 28)
+    return norm + (norm >> 13) + 2

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 
 from ibert_jax.integer.barrier import materialize
 from ibert_jax.integer.dyadic import Multiplier, rescale
-from ibert_jax.integer.wide import multiply_high_15
+from ibert_jax.integer.wide import leading_one, multiply_high_15, shift_left_saturating
 
 GRID_BITS = 11
 """The exponent lives on the grid ln2 / 2^11: halvings are a shift, the remainder a mask."""
@@ -23,6 +22,7 @@ MASKED = -(2**30)
 """Stands for an excluded key while the row's largest is sought; below every score."""
 
 
+@jax.jit
 def iexp(t: jax.Array) -> jax.Array:
     """2^15 exp(t ln2 / 2^11) for int32 ``t`` in [LOWEST, 0]: int32 in [0, 2^15].
 
@@ -66,8 +66,8 @@ def softmax_reference(
     total = jnp.maximum(jnp.sum(powers, axis=-1, keepdims=True, dtype=jnp.int32), 1)
     shift, reciprocal = materialize(_reciprocal(total))
     # powers <= total < 2^(32 - shift), so the shifted powers stay below 2^30.
-    share = multiply_high_15(powers << (shift - 2), reciprocal)
-    floored = jnp.minimum(share >> 20, 255)
+    share = multiply_high_15(shift_left_saturating(powers, shift - 2), reciprocal)
+    floored = jnp.clip(share >> 20, 0, 255)
     return floored.astype(jnp.uint8), jnp.full_like(total, 256)
 
 
@@ -80,13 +80,11 @@ def divide_by_row_sum(total: jax.Array, row_sum: jax.Array) -> jax.Array:
         row_sum: int32 [..., 1] in {0} or [255, 2^23): 0 gives 0.
 
     Returns:
-        int32 [..., C], |result| <= 2^28. The clip is the lemma's bound and never acts.
+        int32 [..., C], |result| <= 2^28. The saturation is the lemma's bound and never acts.
     """
     shift, reciprocal = _reciprocal(jnp.maximum(row_sum, NUMERATOR_MAX))
     shift, reciprocal = materialize((shift, reciprocal))
-    limit = jnp.right_shift(jnp.int32(2**30), shift - 9)
-    bounded = jnp.clip(total, -limit, limit)
-    return multiply_high_15(bounded << (shift - 9), reciprocal)
+    return multiply_high_15(shift_left_saturating(total, shift - 9), reciprocal)
 
 
 def _row_powers(scores: jax.Array, mask: jax.Array, multiplier: Multiplier) -> jax.Array:
@@ -101,7 +99,6 @@ def _reciprocal(n: jax.Array) -> tuple[jax.Array, jax.Array]:
 
     1 / n = reciprocal * 2^(shift - 46), relative error below 2^-14.
     """
-    shift = lax.clz(n)
-    top = lax.shift_right_logical(n << shift, jnp.full_like(n, 16))  # in [2^15, 2^16)
-    reciprocal = jnp.minimum((2**30 + (top >> 1)) // top, 2**15 - 1)
-    return shift, reciprocal
+    top, shift = leading_one(n.astype(jnp.uint32))
+    top = (top >> 16).astype(jnp.int32)  # in [2^15, 2^16)
+    return shift, jnp.clip((2**30 + (top >> 1)) // top, 0, 2**15 - 1)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 LOW16 = 0xFFFF
 
@@ -47,6 +48,27 @@ def multiply_unsigned(a: jax.Array, b: jax.Array) -> tuple[jax.Array, jax.Array]
     middle = (low >> 16) + (mid1 & LOW16) + (mid2 & LOW16)
     high = ah * bh + (mid1 >> 16) + (mid2 >> 16) + (middle >> 16)
     return high, (middle << 16) | (low & LOW16)
+
+
+@jax.jit
+def leading_one(n: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """(n 2^zeros, zeros) with ``zeros`` the leading zeros of uint32 ``n`` >= 1.
+
+    The product, uint32, is in [2^31, 2^32); ``zeros``, int32, in [0, 31]. That no bit is lost
+    is what ``zeros`` means, and more than ranges can tell: one of the lemmas (proof/lemmas.py).
+    """
+    zeros = lax.clz(n)
+    return n << zeros, zeros.astype(jnp.int32)
+
+
+@jax.jit
+def shift_left_saturating(x: jax.Array, shift: jax.Array) -> jax.Array:
+    """x 2^shift, ``x`` first saturated to +-floor(2^30 / 2^shift): int32, |result| <= 2^30.
+
+    ``x`` int32, ``shift`` int32 in [0, 31], of shapes that broadcast.
+    """
+    limit = jnp.right_shift(jnp.int32(2**30), shift)
+    return jnp.clip(x, -limit, limit) << shift
 
 
 def _as_uint32(x: jax.Array) -> jax.Array:

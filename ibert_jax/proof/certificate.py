@@ -1,11 +1,12 @@
-"""The certificate of an integer program: what was counted, for which model, by which versions."""
+"""The certificate of an integer program: what was counted and proved, for which model."""
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
 import json
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from typing import Any
 
@@ -13,10 +14,15 @@ import jax
 import numpy as np
 
 import ibert_jax
+from ibert_jax.frozen.fingerprint import array_bytes
 from ibert_jax.proof.census import Finding, census
+from ibert_jax.proof.intervals import Bounded, analyze
+from ibert_jax.proof.lemmas import LEMMAS
 from ibert_jax.proof.operations import FORMS
+from ibert_jax.proof.report import OverflowReport
+from ibert_jax.proof.saturation import saturation
 
-_FORMAT = 1
+_FORMAT = 2
 _SHOWN = 5  # findings that an error message spells out
 _LEAF_TYPES = frozenset(["bool", "int8", "int16", "int32", "uint8", "uint16", "uint32"])
 
@@ -39,6 +45,9 @@ class Certificate:
     operations: form -> kind of operation -> count.
     float_operations: form -> number of floating-point operations.
     findings: operations and arrays that an integer program may not have; empty if it holds.
+    overflow: what was proved of the ranges; None where that was left out.
+    saturation: for each quantized activation by path, the share of its elements at either end of
+      its range, on the text that was given; empty if none was.
     """
 
     versions: dict[str, str]
@@ -49,32 +58,37 @@ class Certificate:
     operations: dict[str, dict[str, int]]
     float_operations: dict[str, int]
     findings: tuple[Finding, ...]
+    overflow: OverflowReport | None = None
+    saturation: dict[str, float] = field(default_factory=dict)
 
     @property
     def ok(self) -> bool:
-        """True if every operation and every array of the program is integer or boolean."""
-        return not self.findings
+        """True if everything in the program is integer or boolean, and nothing overflows."""
+        return not self.findings and (self.overflow is None or not self.overflow.problems)
 
     def __str__(self) -> str:
-        verdict = "integer-only" if self.ok else f"NOT integer-only, {len(self.findings)} findings"
+        count = len(self.findings)
+        verdict = f"NOT integer-only, {count} findings" if count else "integer-only"
         forms = ", ".join(
             f"{form} {self.float_operations[form]}/{sum(self.operations[form].values())}"
             for form in FORMS
         )
-        return (
+        counted = (
             f"{verdict}: floating-point operations in {forms} at {self.batch_size} x"
             f" {self.sequence_length} tokens on {self.platform}, jax {self.versions['jax']},"
             f" model {self.model_hash[:12]}"
         )
+        return counted if self.overflow is None else f"{counted}\n{self.overflow}"
 
     def raise_if_failed(self) -> None:
         """Raises CertificateError, naming the first offending operations, unless `ok`."""
         if self.ok:
             return
-        shown = "; ".join(str(finding) for finding in self.findings[:_SHOWN])
-        more = len(self.findings) - _SHOWN
-        rest = f"; and {more} more in error.certificate.findings" if more > 0 else ""
-        raise CertificateError(f"expected only integer operations, got {shown}{rest}", self)
+        expected = "only integer operations" if self.findings else "no overflow"
+        found = [*map(str, self.findings), *(self.overflow.problems if self.overflow else ())]
+        more = len(found) - _SHOWN
+        rest = f"; and {more} more in error.certificate" if more > 0 else ""
+        raise CertificateError(f"expected {expected}, got {'; '.join(found[:_SHOWN])}{rest}", self)
 
     def to_json(self) -> str:
         """The certificate as a JSON text that `from_json` reads."""
@@ -92,6 +106,8 @@ class Certificate:
             if data.pop("format") != _FORMAT:
                 raise ValueError("another format")
             data["findings"] = tuple(Finding(**finding) for finding in data["findings"])
+            if data["overflow"] is not None:
+                data["overflow"] = OverflowReport.from_dict(data["overflow"])
             certificate = cls(**data)
             str(certificate)  # reads every form
         except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -102,39 +118,51 @@ class Certificate:
         return certificate
 
 
-def certify(program: Any, batch_size: int = 8, sequence_length: int = 128) -> Certificate:
-    """Proves that nothing between token ids and integer outputs is floating point.
+def certify(
+    program: Any,
+    batch_size: int = 8,
+    sequence_length: int = 128,
+    *,
+    batches: Iterable[Mapping[str, Any]] = (),
+    overflow: bool = True,
+) -> Certificate:
+    """Proves that nothing between token ids and integer outputs is floating point or overflows.
 
     Walks the jaxpr, the StableHLO and the optimized HLO of `program.integers` at the given shape,
-    with an attention mask, for the default device; `census.py` says how and with what limits.
+    with an attention mask, for the default device (`census.py`); then propagates ranges through
+    the jaxpr, from any token ids and any mask at the longest length that the model takes, and
+    shows that no result leaves its type, on any platform (`intervals.py`, `lemmas.py`).
 
     Args:
       program: an `IntegerModel`, or any pytree of integer arrays with a method
         `integers(input_ids, attention_mask=...)`.
       batch_size, sequence_length: the shape that is traced and compiled. Operations do not depend
         on values, so one shape speaks for all inputs of that shape.
+      batches: the program's arguments by name, such as the calibration text; where given, the
+        share of saturated activations is measured on them (`saturation.py`).
+      overflow: whether the ranges are analysed. Needs a `config` with `vocab_size` and
+        `max_sequence_length`, as an `IntegerModel` has it.
 
     Raises:
       CertificateError: names the offending operations; its `certificate` lists all.
     """
-    certificate = examine(program, batch_size, sequence_length)
+    certificate = examine(program, batch_size, sequence_length, batches=batches, overflow=overflow)
     certificate.raise_if_failed()
     return certificate
 
 
-def examine(program: Any, batch_size: int = 8, sequence_length: int = 128) -> Certificate:
+def examine(
+    program: Any,
+    batch_size: int = 8,
+    sequence_length: int = 128,
+    *,
+    batches: Iterable[Mapping[str, Any]] = (),
+    overflow: bool = True,
+) -> Certificate:
     """The same as `certify`, but returns the certificate of a program that fails, too."""
-    shape: tuple[int, ...] = (batch_size, sequence_length)
-    if hasattr(program, "input_shape"):  # choices have a dimension of their own
-        shape = program.input_shape(batch_size, sequence_length)
-    tokens = jax.ShapeDtypeStruct(shape, np.int32)
+    tokens = jax.ShapeDtypeStruct(_shape(program, batch_size, sequence_length), np.int32)
     # The program is an argument, so that its arrays are visited as types and not as constants.
-    counted = census(
-        lambda program, ids, mask: program.integers(ids, attention_mask=mask),
-        program,
-        tokens,
-        tokens,
-    )
+    counted = census(_integers, program, tokens, tokens)
     device = jax.devices()[0]
     return Certificate(
         versions={
@@ -149,18 +177,38 @@ def examine(program: Any, batch_size: int = 8, sequence_length: int = 128) -> Ce
         operations=counted.operations,
         float_operations=counted.float_operations,
         findings=(*_arrays(program), *counted.findings),
+        overflow=_overflow(program) if overflow and hasattr(program, "config") else None,
+        saturation=saturation(program, batches),
     )
 
 
+def _integers(program: Any, ids: Any, mask: Any) -> Any:
+    return program.integers(ids, attention_mask=mask)
+
+
+def _shape(program: Any, batch_size: int, sequence_length: int) -> tuple[int, ...]:
+    if hasattr(program, "input_shape"):
+        return program.input_shape(batch_size, sequence_length)
+    return batch_size, sequence_length
+
+
+def _overflow(program: Any) -> OverflowReport:
+    """One row of the longest length speaks for all: rows do not mix, and a mask shortens them."""
+    length = program.config.max_sequence_length
+    shape = _shape(program, 1, length)
+    ids = Bounded(shape, np.int32, 0, program.config.vocab_size - 1)
+    mask = Bounded(shape, np.int32, 0, 1)
+    proof = analyze(_integers, program, ids, mask, contracts=LEMMAS)
+    return OverflowReport.of(proof, length)
+
+
 def model_hash(program: Any) -> str:
-    """SHA-256 over path, type, shape and bytes of every array of a program, in tree order."""
+    """SHA-256 of a program: an `IntegerModel`'s own, else over all arrays in tree order."""
+    if hasattr(program, "sha256"):
+        return program.sha256()
     digest = hashlib.sha256()
     for path, leaf in jax.tree_util.tree_leaves_with_path(program):
-        array = np.asarray(leaf)
-        little = array.astype(array.dtype.newbyteorder("<"), copy=False)
-        name = jax.tree_util.keystr(path)
-        digest.update(f"{name} {array.dtype.name} {array.shape}\n".encode())
-        digest.update(np.ascontiguousarray(little).tobytes())
+        digest.update(array_bytes(jax.tree_util.keystr(path), leaf))
     return digest.hexdigest()
 
 

@@ -6,15 +6,15 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from jax.extend import core, source_info_util
+from jax.extend import core
 
 from ibert_jax.proof.interval import Interval, between, exactly, join, type_range
 from ibert_jax.proof.operations import INTEGER_TYPES
-from ibert_jax.proof.overflow import Clip, Contract, OverflowProof, Problem, Step
+from ibert_jax.proof.overflow import Clip, Contract, OverflowProof, Problem, Step, Tensor
 from ibert_jax.proof.rules import apply
 from ibert_jax.proof.rules_elementwise import Unprovable
 from ibert_jax.proof.rules_shape import each
-from ibert_jax.proof.walk_jaxpr import element_type, inner_jaxprs
+from ibert_jax.proof.walk_jaxpr import element_type, inner_jaxprs, place_of
 
 _MOST_TURNS = 4096  # of a loop, run one by one
 _FIXED_POINT_TURNS = 64  # until a loop's ranges must have stopped growing
@@ -38,6 +38,8 @@ class Analysis:
         self._problems: dict[tuple[Site, str], Problem] = {}
         self._steps: dict[Site, Step] = {}
         self._clips: dict[Site, Clip] = {}
+        self._tensors: dict[str, Tensor] = {}
+        self._turns: list[int] = []  # of the scans that are being run
         self._kept: dict[Site, str] = {}  # calls that rest on a contract
         self._calls: list[tuple[int, str]] = []
         self._alive: list[Any] = []  # jaxprs whose equations identify steps must not be freed
@@ -48,6 +50,7 @@ class Analysis:
         return OverflowProof(
             problems=tuple(self._problems.values()),
             steps=tuple(self._steps.values()),
+            tensors=tuple(self._tensors.values()),
             clips=tuple(self._clips.values()),
             contracts={name: names.count(name) for name in sorted(set(names))},
             results=tuple(results),
@@ -79,11 +82,15 @@ class Analysis:
         name = eqn.primitive.name
         label = eqn.params.get("name")
         if name in _CALLS:
-            if label in self._contracts:
-                return self._promise(eqn, self._contracts[label], operands)
+            contract = self._contracts.get(str(label))
+            if contract is not None and contract.speaks_of(eqn.params["jaxpr"].jaxpr):
+                return self._promise(eqn, contract, operands)
             if label == "clip" and len(operands) == 3:
                 self._saturation(eqn, operands[0], operands[1], operands[2])
-            return self._call(eqn, operands)
+            results = self._call(eqn, operands)
+            if "." in str(label):  # a path, which no function of Python's is named
+                self._name_tensors(str(label), eqn, results)
+            return results
         if name == "scan":
             return self._inside(eqn, lambda: self._scan(eqn, operands))
         if name == "while":
@@ -124,13 +131,21 @@ class Analysis:
                         min(step.lo, old.lo), max(step.hi, old.hi))  # fmt: skip
         self._steps[site] = step
 
+    def _name_tensors(self, path: str, eqn: Any, results: list[Interval]) -> None:
+        if self._turns:
+            path = path.replace(".stacked.", f".layer.{self._turns[-1]}.")
+        for index, (var, x) in enumerate(zip(eqn.outvars, results, strict=True)):
+            name = path if len(results) == 1 else f"{path}[{index}]"
+            self._tensors[name] = Tensor(name, str(var.aval.dtype), x.least, x.most)
+
     def _saturation(self, eqn: Any, x: Interval, low: Interval, high: Interval) -> None:
         site, reached, limits = self._site(eqn), (x.least, x.most), (low.most, high.least)
         if site in self._clips:
             old = self._clips[site]
             reached = min(reached[0], old.reached[0]), max(reached[1], old.reached[1])
             limits = max(limits[0], old.limits[0]), min(limits[1], old.limits[1])
-        self._clips[site] = Clip(self._where(eqn), reached, limits)
+        asserting = any(name == "jit[_bounded]" for _, name in self._calls)
+        self._clips[site] = Clip(self._where(eqn), reached, limits, asserting)
 
     def _promise(self, eqn: Any, contract: Contract, operands: list[Interval]) -> list[Interval]:
         """The results of a kernel that is taken at its word inside its domain."""
@@ -211,7 +226,9 @@ class Analysis:
         turns = range(length - 1, -1, -1) if p["reverse"] else range(length)
         for index in turns:
             now = [_row(x, index) for x in rows]
+            self._turns.append(index)
             results = self.run(body.jaxpr, body.consts, [*fixed, *carry, *now])
+            self._turns.pop()
             made = [each(x, lambda b: b[None]) for x in results[carried:]]
             gathered = made if gathered is None else [
                 join(a, b) for a, b in zip(gathered, made, strict=True)
@@ -242,9 +259,7 @@ class Analysis:
         return (*(site for site, _ in self._calls), id(eqn))
 
     def _where(self, eqn: Any) -> str:
-        place = source_info_util.summarize(eqn.source_info)
-        path = "/".join(name for _, name in self._calls)
-        return " in ".join(filter(None, [place, path]))
+        return place_of(eqn, "/".join(name for _, name in self._calls))
 
 
 def _anything(aval: Any) -> Interval:

@@ -1,9 +1,10 @@
-"""What an interval analysis takes on trust (`Contract`) and what it reports (`OverflowProof`)."""
+"""What an interval analysis takes on trust (`Contract`) and what it finds (`OverflowProof`)."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -12,17 +13,28 @@ from ibert_jax.proof.interval import Interval, between, bits_needed, bits_of, ty
 
 @dataclass(frozen=True)
 class Contract:
-    """What a jitted function of this `name` promises, where ranges alone cannot show it.
+    """What a jitted function promises, where ranges alone cannot show it.
 
+    function: made by `jax.jit`; a call is recognized by its name and the file that it is in.
     domain: for each operand the range it must lie in; None for any.
     result: ranges of the operands -> ranges of the results, in order; see `always`.
     reason: the lemma, in a sentence, for the report.
     """
 
-    name: str
+    function: Any
     domain: tuple[tuple[int, int] | None, ...]
     result: Callable[..., Sequence[Interval]]
     reason: str
+
+    @property
+    def name(self) -> str:
+        """The function's name."""
+        return self.function.__name__
+
+    def speaks_of(self, jaxpr: Any) -> bool:
+        """Whether the jaxpr of a call of that name is this function's, not a namesake's."""
+        source = self.function.__wrapped__.__code__.co_filename
+        return f"{self.name} at {source}:" in str(jaxpr.debug_info.func_src_info)
 
 
 def always(*ranges: tuple[int, int]) -> Callable[..., Sequence[Interval]]:
@@ -57,6 +69,21 @@ class Step:
 
 
 @dataclass(frozen=True)
+class Tensor:
+    """The result of one leaf of the network: what any input may make of it."""
+
+    name: str
+    dtype: str
+    lo: int
+    hi: int
+
+    @property
+    def bits(self) -> int:
+        """The fewest bits that hold the range."""
+        return bits_needed(self.lo, self.hi)
+
+
+@dataclass(frozen=True)
 class Problem:
     """An operation that the analysis cannot prove, and why."""
 
@@ -70,11 +97,16 @@ class Problem:
 
 @dataclass(frozen=True)
 class Clip:
-    """A saturation: the range that reaches it, the range it lets through, whether it may act."""
+    """A saturation: the range that reaches it and the range it lets through.
+
+    asserting: it stands at a lemma's bound (`integer.dyadic.bounded`) and never acts; else it is
+      a part of quantizing.
+    """
 
     where: str
     reached: tuple[int, int]
     limits: tuple[int, int]
+    asserting: bool = False
 
     @property
     def acts(self) -> bool:
@@ -82,10 +114,16 @@ class Clip:
         return self.reached[0] < self.limits[0] or self.reached[1] > self.limits[1]
 
 
+_CAN_OVERFLOW = frozenset(
+    ["add", "cumsum", "dot_general", "dot_u8_s8", "mul", "reduce_sum", "shift_left", "sub"]
+)
+
+
 @dataclass(frozen=True)
 class OverflowProof:
     """The outcome of `analyze`: `ok`, or `problems` in program order.
 
+    tensors: every leaf's results, layer by layer.
     steps: every integer operation's result, in program order.
     clips: every call of `jnp.clip` and `lax.clamp`.
     contracts: name -> how many calls rest on it.
@@ -94,6 +132,7 @@ class OverflowProof:
 
     problems: tuple[Problem, ...]
     steps: tuple[Step, ...]
+    tensors: tuple[Tensor, ...]
     clips: tuple[Clip, ...]
     contracts: dict[str, int]
     results: tuple[Interval, ...]
@@ -104,15 +143,15 @@ class OverflowProof:
         return not self.problems
 
     def tightest(self, count: int = 5) -> list[Step]:
-        """The steps with the fewest bits to spare among those of 32 bits."""
-        wide = [step for step in self.steps if bits_of(step.dtype) == 32]
-        return sorted(wide, key=lambda step: (step.spare, -max(-step.lo, step.hi)))[:count]
+        """The int32 sums, products and shifts with the fewest bits to spare.
+
+        (Those in uint32 are full by design: numbers shifted until their first bit is in front.)
+        """
+        able = [x for x in self.steps if x.dtype == "int32" and x.operation in _CAN_OVERFLOW]
+        return sorted(able, key=lambda step: (step.spare, -max(-step.lo, step.hi)))[:count]
 
     def __str__(self) -> str:
         if self.problems:
             return f"overflow not excluded: {self.problems[0]} ({len(self.problems)} problems)"
-        spare = min((step.spare for step in self.tightest(1)), default=32)
-        return (
-            f"no overflow: {len(self.steps)} integer results fit, at least {spare} bits to spare"
-            f" in 32, {sum(self.contracts.values())} kernels by contract"
-        )
+        calls = sum(self.contracts.values())
+        return f"no overflow: {len(self.steps)} integer results fit, {calls} kernels by contract"

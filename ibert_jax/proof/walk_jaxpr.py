@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 from jax.extend import core, source_info_util
 
+import ibert_jax
 from ibert_jax.proof.operations import JAXPR, Operation, is_float_type
+
+_ROOT = str(Path(ibert_jax.__file__).parents[1]) + os.sep
 
 
 def walk_jaxpr(closed: core.ClosedJaxpr) -> Iterator[Operation]:
@@ -87,6 +92,11 @@ def _inexact(value: Any) -> Iterator[str]:
 
 
 def _where(eqn: Any, path: tuple[str, ...]) -> str:
+    return place_of(eqn, "/".join(path))
+
+
+def place_of(eqn: Any, path: str) -> str:
+    """Source line and calls of an equation; files of this package relative to its folder."""
     # The equations of a cached inner jit carry no line of their own; its name must do.
-    place = source_info_util.summarize(eqn.source_info)
-    return " in ".join(filter(None, [place, "/".join(path)]))
+    line = source_info_util.summarize(eqn.source_info).removeprefix(_ROOT)
+    return " in ".join(filter(None, [line, path]))

@@ -82,10 +82,10 @@ def test_json_round_trip(certificate):
 
 @pytest.mark.parametrize(
     "text",
-    ["", "[]", "{}", '{"format": 1}', '{"format": 99}', "null"],
+    ["", "[]", "{}", '{"format": 2}', '{"format": 1}', '{"format": 99}', "null"],
 )
 def test_other_texts_are_refused(text):
-    with pytest.raises(ValueError, match="expected a certificate of format 1"):
+    with pytest.raises(ValueError, match="expected a certificate of format 2"):
         Certificate.from_json(text)
 
 

@@ -137,13 +137,13 @@ def root(n):
 
 
 LOW_PRODUCT = Contract(
-    "limb_product",
+    limb_product,
     ((0, 2**32 - 1), None),
     always((0, 2**32 - 1)),
     "the low word of a 64-bit product, modulo 2^32 by definition",
 )
 ROOT = Contract(
-    "root",
+    root,
     ((0, 2**20),),
     lambda n: [between(np.minimum(n.lo, 5), n.hi)],
     "subtracts only where it fits",
