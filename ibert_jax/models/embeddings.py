@@ -38,7 +38,12 @@ class IBertEmbeddings(nnx.Module):
 
         def table(rows: int, padding_idx: int | None = None) -> QuantEmbedding:
             return QuantEmbedding(
-                rows, size, initializer_range=spread, padding_idx=padding_idx, rngs=rngs
+                rows,
+                size,
+                initializer_range=spread,
+                per_row=config.quantization.scheme != "reference",  # published: one scale a table
+                padding_idx=padding_idx,
+                rngs=rngs,
             )
 
         self.word_embeddings = table(config.vocab_size, config.pad_token_id)
