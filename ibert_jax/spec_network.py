@@ -193,10 +193,9 @@ class Sentence:
         )
         x = self.apply(f"{at}.pre_intermediate_act", attended)
         residual = x if narrow_residual else attended
-        x = self.apply(f"{at}.intermediate.dense", x)
-        x = self.apply(f"{at}.intermediate.intermediate_act_fn", x)
-        x = self.apply(f"{at}.intermediate.output_activation", x)
-        return self.residual_block(f"{at}.output", self.apply(f"{at}.pre_output_act", x), residual)
+        inner = under(f"{at}.intermediate", "dense", "intermediate_act_fn", "output_activation")
+        x = self.chain((*inner, f"{at}.pre_output_act"), x)
+        return self.residual_block(f"{at}.output", x, residual)
 
     def chain(self, paths: Sequence[str], x: Rows, *operands: Any) -> Rows:
         """One leaf after the other; ``operands`` go to the last."""
