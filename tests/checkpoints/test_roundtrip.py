@@ -26,11 +26,27 @@ SMALL: dict[str, Any] = {
     "type_vocab_size": 2,
     "num_labels": 3,
 }
-FAMILIES = {"ibert": "IBert", "roberta": "Roberta", "xlm-roberta": "XLMRoberta", "bert": "Bert"}
+FAMILIES = {
+    "ibert": "IBert",
+    "roberta": "Roberta",
+    "xlm-roberta": "XLMRoberta",
+    "camembert": "Camembert",
+    "bert": "Bert",
+}
+TASKS = {
+    "Model": "model",
+    "ForMaskedLM": "masked_lm",
+    "ForSequenceClassification": "sequence_classification",
+    "ForTokenClassification": "token_classification",
+    "ForQuestionAnswering": "question_answering",
+    "ForMultipleChoice": "multiple_choice",
+}
 
 
 def torch_model(family: str, task: str, **settings: Any) -> Any:
     """A random model of Hugging Face; every parameter is nonzero, biases and padding rows too."""
+    if task == "ForQuestionAnswering":
+        settings = {"num_labels": 2, **settings}  # start and end
     config = getattr(transformers, f"{family}Config")(**{**SMALL, **settings})
     torch.manual_seed(0)
     model = getattr(transformers, f"{family}{task}")(config)
@@ -66,15 +82,25 @@ def assert_same_bits(actual: dict[str, np.ndarray], expected: dict[str, np.ndarr
 
 
 def forward(model: Any) -> np.ndarray:
-    """Logits, or pooled output, of two sentences, the second one padded on the right."""
+    """Logits, or pooled output, of two sentences, the second one padded on the right.
+
+    They are the two choices where there is one to be made.
+    """
     pad = model.config.pad_token_id
     ids = torch.tensor([[5, 6, 7, 8, 9], [10, 11, 12, pad, pad]])
+    mask = (ids != pad).long()
+    if type(model).__name__.endswith("MultipleChoice"):
+        ids, mask = ids[None], mask[None]
     with torch.no_grad():
-        out = model(ids, attention_mask=(ids != pad).long())
-    return (out.logits if "logits" in out else out.pooler_output).numpy()
+        out = model(ids, attention_mask=mask)
+    names = ("logits", "start_logits", "end_logits", "pooler_output")
+    found = np.stack([out[name].numpy() for name in names if name in out])
+    if found.shape[1:3] == ids.shape:  # of tokens: what stands at padding means nothing
+        found[:, mask.numpy() == 0] = 0
+    return found
 
 
-@pytest.mark.parametrize("task", ["Model", "ForSequenceClassification"])
+@pytest.mark.parametrize("task", TASKS)
 @pytest.mark.parametrize("model_type", FAMILIES)
 def test_every_family_becomes_an_i_bert_that_computes_the_same(
     tmp_path: Path, model_type: str, task: str
@@ -83,7 +109,7 @@ def test_every_family_becomes_an_i_bert_that_computes_the_same(
     model.save_pretrained(tmp_path / "theirs")
     ours = read_checkpoint(tmp_path / "theirs")
     assert (ours.missing_head, ours.unused, ours.ranges) == ((), (), {})
-    assert ours.head == {"Model": "model"}.get(task, "sequence_classification")
+    assert ours.head == TASKS[task]
 
     write_checkpoint(tmp_path / "ours", ours.config, ours.tensors)
     again = read_checkpoint(tmp_path / "ours")
@@ -102,17 +128,21 @@ def test_names_and_bits_are_those_of_i_bert(tmp_path: Path):
     assert_same(tensors, {name: p.detach().numpy() for name, p in parameters.items()})
 
 
-def test_what_hugging_face_loads_and_saves_again_is_bit_identical(tmp_path: Path):
-    torch_model("IBert", "ForSequenceClassification").save_pretrained(tmp_path / "a")
+@pytest.mark.parametrize("task", TASKS)
+def test_what_hugging_face_loads_and_saves_again_is_bit_identical(tmp_path: Path, task: str):
+    torch_model("IBert", task).save_pretrained(tmp_path / "a")
     ours = read_checkpoint(tmp_path / "a")
     write_checkpoint(tmp_path / "b", ours.config, ours.tensors)
-    load("ForSequenceClassification", tmp_path / "b").save_pretrained(tmp_path / "c")
-    original, returned = (
-        safetensors.numpy.load_file(tmp_path / x / "model.safetensors") for x in "ac"
+    load(task, tmp_path / "b").save_pretrained(tmp_path / "c")
+    original, written, returned = (
+        safetensors.numpy.load_file(tmp_path / x / "model.safetensors") for x in "abc"
     )
-    assert_same(returned, original)
+    assert_same_bits(returned, original)
+    assert {name: written[name].tobytes() for name in original} == {
+        name: array.tobytes() for name, array in original.items()
+    }
     assert json.loads((tmp_path / "b" / "config.json").read_text())["architectures"] == [
-        "IBertForSequenceClassification"
+        f"IBert{task}"
     ]
 
 
