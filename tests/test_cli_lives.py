@@ -125,11 +125,14 @@ def test_frozen_twice_is_refused(
 
 
 def test_certify(frozen: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    command = ["certify", str(frozen), "--batch-size", "2", "--sequence-length", "16", "--json"]
+    command = ["certify", str(frozen), "--batch-size", "2", "--sequence-length", "16"]
+    command += ["--json", "--save"]
     assert main(command) == 0
     certificate = json.loads(capsys.readouterr().out)
     assert set(certificate["float_operations"].values()) == {0}
     assert (certificate["batch_size"], certificate["sequence_length"]) == (2, 16)
+    assert certificate["overflow"]["problems"] == []
+    assert json.loads((frozen / "certificate.json").read_text()) == certificate
 
 
 @pytest.mark.parametrize("name", ["integer_model.safetensors", "integer_model.json"])
@@ -172,6 +175,7 @@ def test_demo(
         assert label in ("negative", "positive")
         assert 0.5 <= float(probability) <= 1
         assert len(sentence.split()) >= 4
-    certificate, speed = lines[lines.index("") + 1 :]
+    certificate, overflow, speed = lines[lines.index("") + 1 :]
+    assert overflow.startswith("no overflow: ")
     assert certificate.startswith("integer-only: floating-point operations in jaxpr 0/")
     assert re.match(r"[\d,]+ tokens a second, text to label, on a warm run of 512", speed)

@@ -1,4 +1,4 @@
-"""`ibert-jax certify`: prove that an integer model computes in integers alone."""
+"""`ibert-jax certify`: prove that an integer model computes in integers, and overflows nowhere."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from ibert_jax.commands import console
 from ibert_jax.commands.options import add_command, positive
 
 _EXAMPLES = """\
-  ibert-jax certify my_integer_model
+  ibert-jax certify my_integer_model --save
   ibert-jax certify my_integer_model --batch-size 1 --sequence-length 512
 """
 
@@ -18,7 +18,8 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = add_command(
         commands,
         "certify",
-        summary="prove that an integer model computes in integers alone, or name what does not",
+        summary="prove that an integer model computes in integers alone and that none overflows, "
+        "or name the operation that does not",
         examples=_EXAMPLES,
     )
     parser.add_argument(
@@ -32,7 +33,15 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         help="default: 128, or what the model's positions allow",
     )
     parser.add_argument(
-        "--json", action="store_true", help="the whole certificate, with every operation counted"
+        "--json",
+        action="store_true",
+        help="the whole certificate: every operation counted, every tensor's range and bits, "
+        "every clip",
+    )
+    parser.add_argument(
+        "--save",
+        action="store_true",
+        help="write certificate.json beside the model; loading the model then checks its hash",
     )
     parser.set_defaults(run=run)
 
@@ -40,15 +49,19 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 def run(args: argparse.Namespace) -> int:
     """Print the certificate; 1 where an operation breaks it, which is then named."""
     from ibert_jax.frozen import IntegerModel
+    from ibert_jax.frozen.storage import save_certificate
     from ibert_jax.inference import default_directory
     from ibert_jax.proof import CertificateError, certify
 
-    program = IntegerModel.load(args.model or default_directory())
+    directory = args.model or default_directory()
+    program = IntegerModel.load(directory)
     length = args.sequence_length or min(128, program.config.max_sequence_length)
     try:
         certificate = certify(program, args.batch_size, length)
     except CertificateError as error:
         console.note(f"not certified: {error}")
         return 1
+    if args.save:
+        save_certificate(certificate, directory)
     print(certificate.to_json() if args.json else certificate)
     return 0

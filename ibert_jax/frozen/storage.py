@@ -110,7 +110,12 @@ def save(model: IntegerModel, directory: str | os.PathLike[str], certificate: An
     _write(folder / TENSORS_FILE, packed)
     _write(folder / MANIFEST_FILE, text.encode())
     if certificate is not None:
-        _write(folder / CERTIFICATE_FILE, f"{certificate.to_json()}\n".encode())
+        save_certificate(certificate, folder)
+
+
+def save_certificate(certificate: Any, directory: str | os.PathLike[str]) -> None:
+    """Write a certificate beside the model that it is about."""
+    _write(Path(directory) / CERTIFICATE_FILE, f"{certificate.to_json()}\n".encode())
 
 
 def sha256(model: IntegerModel) -> str:
