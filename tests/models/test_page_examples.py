@@ -1,7 +1,8 @@
 """The examples of the published I-BERT page, on a small local checkpoint, against transformers.
 
 Each does here what the page does there (``return_tensors="np"`` for ``"pt"``, no ``no_grad``), and
-the original, run by transformers on the same files, says what must come out.
+the original, run by transformers on the same files, says what must come out. All inputs are
+padded to one length, because every new shape is compiled operation by operation.
 """
 
 from __future__ import annotations
@@ -58,7 +59,9 @@ def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Any:
         unk_token="<unk>",
         mask_token="<mask>",
     ).save_pretrained(directory)
-    return AutoTokenizer.from_pretrained(directory)
+    tokenizer = AutoTokenizer.from_pretrained(directory)
+    tokenizer.padding = {"return_tensors": "np", "padding": "max_length", "max_length": 36}
+    return tokenizer
 
 
 def checkpoint(directory: Path, task: str, tokenizer: Any, **settings: Any) -> Any:
@@ -82,13 +85,13 @@ def as_torch(inputs: Any) -> dict[str, torch.Tensor]:
 def test_masked_lm(tmp_path: Path, tokenizer: Any) -> None:
     theirs = checkpoint(tmp_path, "ForMaskedLM", tokenizer)
     model = ib.IBertForMaskedLM.from_pretrained(tmp_path)
-    inputs = tokenizer("The capital of France is <mask> .", return_tensors="np")
+    inputs = tokenizer("The capital of France is <mask> .", **tokenizer.padding)
     logits = model(**inputs).logits
     (mask_token_index,) = (inputs["input_ids"] == tokenizer.mask_token_id)[0].nonzero()
     predicted_token_id = logits[0, mask_token_index].argmax(axis=-1)
     predicted = tokenizer.decode(np.asarray(predicted_token_id))
 
-    labels = tokenizer("The capital of France is Paris .", return_tensors="np")["input_ids"]
+    labels = tokenizer("The capital of France is Paris .", **tokenizer.padding)["input_ids"]
     labels = np.where(inputs["input_ids"] == tokenizer.mask_token_id, labels, -100)
     loss = model(**inputs, labels=labels).loss
 
@@ -101,7 +104,7 @@ def test_masked_lm(tmp_path: Path, tokenizer: Any) -> None:
 def test_single_label_classification(tmp_path: Path, tokenizer: Any) -> None:
     theirs = checkpoint(tmp_path, "ForSequenceClassification", tokenizer)
     model = ib.IBertForSequenceClassification.from_pretrained(tmp_path)
-    inputs = tokenizer("Hello , my dog is cute", return_tensors="np")
+    inputs = tokenizer("Hello , my dog is cute", **tokenizer.padding)
     predicted_class_id = model(**inputs).logits.argmax().item()
     predicted = model.config.id2label[predicted_class_id]
 
@@ -121,7 +124,7 @@ def test_multi_label_classification(tmp_path: Path, tokenizer: Any) -> None:
     model = ib.IBertForSequenceClassification.from_pretrained(
         tmp_path, problem_type="multi_label_classification"
     )
-    inputs = tokenizer("Hello , my dog is cute", return_tensors="np")
+    inputs = tokenizer("Hello , my dog is cute", **tokenizer.padding)
     logits = model(**inputs).logits
     predicted_class_ids = np.arange(logits.shape[-1])[np.asarray(jax.nn.sigmoid(logits)[0] > 0.5)]
 
@@ -144,7 +147,7 @@ def test_multiple_choice(tmp_path: Path, tokenizer: Any) -> None:
     model = ib.IBertForMultipleChoice.from_pretrained(tmp_path)
     prompt, choice0, choice1 = TEXTS[2:5]
     labels = np.array(0)[None]  # choice0 is correct, batch size 1
-    encoding = tokenizer([prompt, prompt], [choice0, choice1], return_tensors="np", padding=True)
+    encoding = tokenizer([prompt, prompt], [choice0, choice1], **tokenizer.padding)
     outputs = model(**{k: v[None] for k, v in encoding.items()}, labels=labels)
 
     with torch.no_grad():
@@ -159,7 +162,7 @@ def test_multiple_choice(tmp_path: Path, tokenizer: Any) -> None:
 def test_token_classification(tmp_path: Path, tokenizer: Any) -> None:
     theirs = checkpoint(tmp_path, "ForTokenClassification", tokenizer, num_labels=4)
     model = ib.IBertForTokenClassification.from_pretrained(tmp_path)
-    inputs = tokenizer(TEXTS[5], add_special_tokens=False, return_tensors="np")
+    inputs = tokenizer(TEXTS[5], add_special_tokens=False, **tokenizer.padding)
     logits = model(**inputs).logits
     predicted_token_class_ids = logits.argmax(-1)
     classes = [model.config.id2label[t.item()] for t in predicted_token_class_ids[0]]
@@ -177,7 +180,7 @@ def test_question_answering(tmp_path: Path, tokenizer: Any) -> None:
     theirs = checkpoint(tmp_path, "ForQuestionAnswering", tokenizer)
     model = ib.IBertForQuestionAnswering.from_pretrained(tmp_path)
     question, text = TEXTS[6:]
-    inputs = tokenizer(question, text, return_tensors="np")
+    inputs = tokenizer(question, text, **tokenizer.padding)
     outputs = model(**inputs)
     answer_start_index = outputs.start_logits.argmax()
     answer_end_index = outputs.end_logits.argmax()
@@ -207,5 +210,5 @@ def test_a_head_that_the_checkpoint_lacks_is_drawn_and_said_so(
     checkpoint(tmp_path, "ForMaskedLM", tokenizer)
     model = ib.IBertForTokenClassification.from_pretrained(tmp_path, num_labels=7)
     assert "newly initialised" in caplog.text and "classifier.weight" in caplog.text
-    inputs = tokenizer(TEXTS[5], return_tensors="np")
-    assert model(**inputs).logits.shape == (1, 12, 7)
+    inputs = tokenizer(TEXTS[5], **tokenizer.padding)
+    assert model(**inputs).logits.shape == (1, 36, 7)
