@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -14,6 +15,9 @@ from ibert_jax.frozen.network import wrap_leaves
 from ibert_jax.layers.dropout import Dropout
 from ibert_jax.models.pretrained import IBertPreTrainedModel
 from ibert_jax.quantize.tensor import QuantizedTensor, align, dequantize
+
+QUICKLY = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+"""Each run is compiled for one batch: compiling takes longer than running."""
 
 
 class LeafResult(NamedTuple):
@@ -84,7 +88,7 @@ def run(
     order: list[list[str]] = []  # a dictionary comes back from jit in the order of its keys
 
     # The inputs are closed over, so that they are checked like those of any call.
-    @jax.jit
+    @partial(jax.jit, compiler_options=QUICKLY)
     def recorded(model: Any, values: dict[str, jax.Array]) -> Run:
         recorders = _Recorders(values)
         wrap_leaves(model, recorders.wrap)
