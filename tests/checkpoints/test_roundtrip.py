@@ -300,6 +300,20 @@ def test_ranges_of_a_quantized_i_bert_come_and_go(tmp_path: Path):
     assert_same_bits(arrays(load("ForSequenceClassification", tmp_path / "whole")), arrays(model))
 
 
+def test_ranges_that_float_training_left_behind_are_kept_though_not_used(tmp_path: Path):
+    """The published code observes in float, too; here such a model is of the channel scheme."""
+    model = torch_model("IBert", "ForSequenceClassification").train()
+    with torch.no_grad():
+        model(torch.randint(3, 50, (4, 9), generator=torch.Generator().manual_seed(0)))
+    model.save_pretrained(tmp_path / "theirs")
+    ours = read_checkpoint(tmp_path / "theirs")
+    assert (ours.config.quantization.scheme, ours.ranges) == ("channel", {})
+    write_checkpoint(tmp_path / "ours", ours.config, ours.tensors, ours.published)
+    returned = arrays(load("ForSequenceClassification", tmp_path / "ours"))
+    assert_same_bits(returned, arrays(model))
+    assert returned[f"ibert.{ACT}.x_max"].item() > 0.01
+
+
 def test_buffers_of_changed_tensors_are_void(tmp_path: Path):
     quantized_model().save_pretrained(tmp_path / "theirs")
     ours = read_checkpoint(tmp_path / "theirs")
