@@ -6,8 +6,9 @@ so what is written is what is meant. The kernels in ``integer/`` and the constan
 building the arithmetic in hardware; the width plan stands beside each operation.
 
 Rounding is stated once: integers are rounded to nearest, halves upward (``shift_round``);
-``//`` and ``>>`` are floors. The only other rounding is that of weights and biases, from
-float: one float32 multiplication, then to nearest, halves to even.
+``//`` and ``>>`` are floors. The only other roundings are that of LayerNorm's squares (see
+there) and that of weights and biases, from float: one float32 multiplication, then to nearest,
+halves to even.
 
 A *number* is a pair (mantissa, exponent) of value mantissa * 2^exponent, with mantissa 0 or
 in [2^30, 2^31). A *multiplier* is (m, offset, shift, pre).
@@ -306,7 +307,9 @@ def layernorm(row: Sequence[int], eps: Number) -> list[int]:
     * the sum of a row: C 2^19 < 2^31;
     * y = (x - mean) 2^shift has 15 bits, |y| < 2^15: the row's own shift brings its largest
       there (or stops where eps would leave 31 bits);
-    * y^2 >> halvings, halvings = ceil(log2 C) - 1: the sum is below 2^31; plus eps below 2^32;
+    * (y^2 + r_c) >> halvings, halvings = ceil(log2 C) - 1: the sum is at most 2^31; plus eps
+      below 2^32. r_c in [0, 2^halvings) goes round in golden steps from channel to channel, so
+      that the errors of equal squares cancel;
     * root in [2^15, 2^16), factor below 2^15.5 + 1, y factor below 2^31.
 
     Lemma |y| <= ||y||: the result is at most 2^14 sqrt(C) (1 + 2^-13), below 2^21.
@@ -320,7 +323,9 @@ def layernorm(row: Sequence[int], eps: Number) -> list[int]:
     carried = (fraction << left) // channels
     y = [(((x - mean) << left) - carried) >> right for x in row]
     halvings = max(math.ceil(math.log2(channels)) - 1, 0)
-    squares = sum(shift_round(a * a, halvings) for a in y)
+    size = 1 << halvings
+    step = (40503 * size >> 16) | 1
+    squares = sum((a * a + c * step % size) >> halvings for c, a in enumerate(y))
     variance = max(squares + (eps[0] >> clip(halvings - eps[1] - 2 * shift, 0, 31)), 1)
     even = (32 - variance.bit_length()) & ~1
     root = isqrt(variance << even)

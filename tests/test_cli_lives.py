@@ -124,14 +124,16 @@ def test_frozen_twice_is_refused(
     assert "is frozen already" in capsys.readouterr().err
 
 
-def test_certify(frozen: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_certify(frozen: Path, sentences: Path, capsys: pytest.CaptureFixture[str]) -> None:
     command = ["certify", str(frozen), "--batch-size", "2", "--sequence-length", "16"]
-    command += ["--json", "--save"]
+    command += ["--json", "--save", "--text", str(sentences)]
     assert main(command) == 0
     certificate = json.loads(capsys.readouterr().out)
     assert set(certificate["float_operations"].values()) == {0}
     assert (certificate["batch_size"], certificate["sequence_length"]) == (2, 16)
     assert certificate["overflow"]["problems"] == []
+    assert all(0 <= share <= 1 for share in certificate["saturation"].values())
+    assert "ibert.encoder.layer.0.input_act" in certificate["saturation"]
     assert json.loads((frozen / "certificate.json").read_text()) == certificate
 
 

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import argparse
+import itertools
+from collections.abc import Iterator
+from typing import Any
 
 from ibert_jax.commands import console
 from ibert_jax.commands.options import add_command, positive
+from ibert_jax.lines import not_blank, read_lines
 
 _EXAMPLES = """\
   ibert-jax certify my_integer_model --save
   ibert-jax certify my_integer_model --batch-size 1 --sequence-length 512
 """
+
+
+_SENTENCES = 512
 
 
 def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -31,6 +38,12 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         type=positive,
         metavar="N",
         help="default: 128, or what the model's positions allow",
+    )
+    parser.add_argument(
+        "--text",
+        metavar="FILE",
+        help="UTF-8 text, one sentence a line: the share of saturated activations is measured on "
+        f"its first {_SENTENCES}",
     )
     parser.add_argument(
         "--json",
@@ -57,7 +70,8 @@ def run(args: argparse.Namespace) -> int:
     program = IntegerModel.load(directory)
     length = args.sequence_length or min(128, program.config.max_sequence_length)
     try:
-        certificate = certify(program, args.batch_size, length)
+        batches = _batches(args, directory, program.config.pad_token_id, length)
+        certificate = certify(program, args.batch_size, length, batches=batches)
     except CertificateError as error:
         console.note(f"not certified: {error}")
         return 1
@@ -65,3 +79,16 @@ def run(args: argparse.Namespace) -> int:
         save_certificate(certificate, directory)
     print(certificate.to_json() if args.json else certificate)
     return 0
+
+
+def _batches(args: argparse.Namespace, directory: Any, pad: int, length: int) -> Iterator[Any]:
+    """The program's arguments for the text, in one shape."""
+    if args.text is None:
+        return
+    from ibert_jax.inference.buckets import make_batches
+    from ibert_jax.tokenizer import Tokenizer
+
+    lines = itertools.islice(not_blank(read_lines(args.text), args.text), _SENTENCES)
+    encodings = Tokenizer.load(directory).encode([line.text for line in lines], max_length=length)
+    for batch in make_batches(encodings, [length], args.batch_size, pad_token_id=pad):
+        yield {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}

@@ -9,13 +9,15 @@ import jax.numpy as jnp
 from jax import lax
 
 from ibert_jax.integer.barrier import materialize, materialized
-from ibert_jax.integer.dyadic import bounded
+from ibert_jax.integer.dyadic import align, bounded
 from ibert_jax.integer.isqrt import isqrt
 from ibert_jax.integer.wide import leading_one
 
 INPUT_BITS = 20
 FRACTION_BITS = 14
 """Results have 14 fractional bits."""
+GOLDEN = 40503
+"""2^16 over the golden ratio, cut off."""
 MAX_CHANNELS = 4095
 """A row of 20-bit integers must sum inside int32."""
 
@@ -35,8 +37,10 @@ def normalize(x: jax.Array, eps_mantissa: jax.Array, eps_exponent: jax.Array) ->
 
     * y = (x - mean) 2^s with s chosen to bring the row's largest |y| to 15 bits; the fraction
       of the mean is carried into the new digits;
-    * sum y^2 needs 30 + log2 C bits, so each y^2 is first shifted right by ceil(log2 C) - 1,
-      rounding: the sum is at most 2^31, and with eps (below 2^31) inside uint32;
+    * sum y^2 needs 30 + log2 C bits, so each y^2 is first shifted right by ceil(log2 C) - 1:
+      the sum is at most 2^31, and with eps (below 2^31) inside uint32. What is added before
+      the shift differs from channel to channel (``rounding``): a row of equal elements would
+      otherwise lose, or gain, the same fraction C times;
     * the sum is normalized to [2^30, 2^32) by an even shift, its root r to [2^15, 2^16);
     * y * (K / r) is the result up to a shift: 15 by 15.5 bits, inside int32.
 
@@ -87,7 +91,8 @@ def _inverse_deviation(
 ) -> tuple[jax.Array, jax.Array]:
     """(factor, down): y * factor / 2^down is y over its row's deviation, to 14 bits."""
     halvings = _halvings(y.shape[-1])
-    squares = ((y * y + ((1 << halvings) >> 1)) >> halvings).astype(jnp.uint32)
+    constants = jnp.asarray(rounding(y.shape[-1]), jnp.int32)
+    squares = ((y * y + align(constants, y.ndim)) >> halvings).astype(jnp.uint32)
     total = jnp.sum(squares, axis=-1, keepdims=True, dtype=jnp.uint32)
     eps_shift = jnp.clip(halvings - eps_exponent - 2 * shift, 0, 31)
     eps = jnp.right_shift(eps_mantissa, eps_shift)
@@ -100,6 +105,17 @@ def _inverse_deviation(
 def _halvings(channels: int) -> int:
     """How far squares are shifted right so that a row of them sums below 2^31."""
     return max(math.ceil(math.log2(channels)) - 1, 0)
+
+
+def rounding(channels: int) -> list[int]:
+    """What is added to each channel's square before the shift: a sequence of golden steps.
+
+    It spreads evenly over [0, 2^halvings) from any channel on, so that the errors of equal
+    squares cancel.
+    """
+    size = 1 << _halvings(channels)
+    step = (GOLDEN * size) >> 16 | 1
+    return [channel * step % size for channel in range(channels)]
 
 
 def numerator(channels: int) -> int:

@@ -134,9 +134,16 @@ def _batch(args: Sequence[Any], dims: Sequence[Any], *, dimensions: DotDimension
     return dot_u8_s8(a, b, raised), 0
 
 
+def _run(a: jax.Array, b: jax.Array, *, dimensions: DotDimensions) -> jax.Array:
+    """Eagerly: compiled by itself, also where a debugger has disabled jit."""
+    with jax.disable_jit(False):
+        return _compiled(a, b, dimensions=dimensions)
+
+
 _dot_u8_s8 = Primitive("dot_u8_s8")
+_compiled = jax.jit(_dot_u8_s8.bind, static_argnames="dimensions")
 _dot_u8_s8.def_abstract_eval(_abstract)
-_dot_u8_s8.def_impl(jax.jit(_dot_u8_s8.bind, static_argnames="dimensions"))
+_dot_u8_s8.def_impl(_run)
 mlir.register_lowering(_dot_u8_s8, mlir.lower_fun(_plain, multiple_results=False))
 mlir.register_lowering(_dot_u8_s8, _lower_mixed, platform="cpu")
 batching.primitive_batchers[_dot_u8_s8] = _batch

@@ -78,7 +78,11 @@ class Certificate:
             f" {self.sequence_length} tokens on {self.platform}, jax {self.versions['jax']},"
             f" model {self.model_hash[:12]}"
         )
-        return counted if self.overflow is None else f"{counted}\n{self.overflow}"
+        lines = [counted] if self.overflow is None else [counted, str(self.overflow)]
+        if self.saturation:
+            path, share = max(self.saturation.items(), key=lambda item: item[1])
+            lines.append(f"saturated on the given text: at most {share:.2%}, in {path}")
+        return "\n".join(lines)
 
     def raise_if_failed(self) -> None:
         """Raises CertificateError, naming the first offending operations, unless `ok`."""

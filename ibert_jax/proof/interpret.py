@@ -216,7 +216,7 @@ class Analysis:
 
     def _scan(self, eqn: Any, operands: list[Interval]) -> list[Interval]:
         p = eqn.params
-        length, consts, carried = p["length"], p["num_consts"], p["num_carry"]
+        length, (consts, carried) = p["length"], _scan_counts(p)
         body = p["jaxpr"]
         fixed = operands[:consts]
         carry, rows = operands[consts : consts + carried], operands[consts + carried :]
@@ -272,6 +272,14 @@ def _anything(aval: Any) -> Interval:
 
 def _within(x: Interval, y: Interval) -> bool:
     return bool(np.all(x.lo >= y.lo) and np.all(x.hi <= y.hi))
+
+
+def _scan_counts(params: Any) -> tuple[int, int]:
+    """How many operands of a scan are constants and how many are carried."""
+    if "ft_in" in params:  # jax 0.11
+        consts, carry, _ = params["ft_in"].unpack()
+        return len(consts), len(carry)
+    return params["num_consts"], params["num_carry"]
 
 
 def _row(x: Interval, index: int) -> Interval:

@@ -97,9 +97,11 @@ def layernorm(x: np.ndarray, eps: spec.Number) -> np.ndarray:
     left, right = np.maximum(shift, 0), np.maximum(-shift, 0)
     y = (((x - mean) << left) - (fraction << left) // channels) >> right
     halvings = max(math.ceil(math.log2(channels)) - 1, 0)
-    squares = shift_round(y * y, halvings).sum(-1, keepdims=True)
-    added = eps[0] >> np.clip(halvings - eps[1] - 2 * shift, 0, 31)
-    variance = np.maximum(squares + added, 1)
+    size = 1 << halvings
+    added = np.arange(channels) * ((40503 * size >> 16) | 1) % size
+    squares = ((y * y + added) >> halvings).sum(-1, keepdims=True)
+    eps_part = eps[0] >> np.clip(halvings - eps[1] - 2 * shift, 0, 31)
+    variance = np.maximum(squares + eps_part, 1)
     even = (32 - bit_length(variance)) & ~1
     root = isqrt(variance << even)
     factor = (math.isqrt((channels << 60) >> halvings) + (root >> 1)) // root
