@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from functools import wraps
+from functools import partial, wraps
 from typing import ParamSpec, TypeVar
 
 import jax
@@ -34,6 +34,8 @@ def materialized(function: Callable[Arguments, Result]) -> Callable[Arguments, R
     static_names = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
     apart = jax.jit(function, static_argnames=static_names)
 
+    # Jitted itself, so that an eager call compiles once and not each time.
+    @partial(jax.jit, static_argnames=static_names)
     @wraps(function)
     def fenced(*arguments: Arguments.args, **static: Arguments.kwargs) -> Result:
         leaves, structure = jax.tree.flatten(arguments)
