@@ -25,20 +25,11 @@ from ibert_jax.checkpoints.files import (
     temporary_name,
     write_tensors,
 )
+from ibert_jax.tokenizer import TOKENIZER_FILES
 
 PICKLE = "pytorch_model.bin"
 INDEX = "pytorch_model.bin.index.json"
-COPIED = (
-    CONFIG_FILE,
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.txt",
-    "vocab.json",
-    "merges.txt",
-    "sentencepiece.bpe.model",
-)
+COPIED = (CONFIG_FILE, *TOKENIZER_FILES)
 
 
 def convert(source: str | os.PathLike[str], output: str | os.PathLike[str]) -> None:

@@ -130,6 +130,21 @@ def sequence_loss(config: IBertConfig, logits: jax.Array, labels: Any) -> jax.Ar
     return binary_cross_entropy(logits, labels)
 
 
+def token_loss(logits: jax.Array, labels: Any, hint: str) -> jax.Array:
+    """Mean cross entropy over the tokens that count.
+
+    Args:
+        logits: float32 [B, T, classes].
+        labels: integers [B, T] in [0, classes) or -100 (ignored).
+        hint: what the number of classes is, for whoever gave others.
+    """
+    labels = as_array(labels)
+    checks.check_class_labels(
+        labels, logits.shape[:2], logits.shape[2], "[batch, sequence]", hint
+    )  # fmt: skip
+    return cross_entropy(logits, as_int32(labels))
+
+
 class IBertForTokenClassification(IBertHeadModel):
     """A label for every token."""
 
@@ -168,14 +183,8 @@ class IBertForTokenClassification(IBertHeadModel):
         """
         hidden = self.encode(input_ids, arguments, rngs)
         logits = self.classifier(self.dropout(self.input_act(hidden.last_hidden_state), rngs))
-        loss = None
-        if labels is not None:
-            labels, classes = as_array(labels), self.config.num_labels
-            hint = f"the model has num_labels={classes}"
-            checks.check_class_labels(
-                labels, logits.shape[:2], classes, "[batch, sequence]", hint
-            )  # fmt: skip
-            loss = cross_entropy(value_of(logits), as_int32(labels))
+        hint = f"the model has num_labels={self.config.num_labels}"
+        loss = None if labels is None else token_loss(value_of(logits), labels, hint)
         output = TokenClassifierOutput(loss, logits, hidden.hidden_states, hidden.attentions)
         return self.returned(output, return_dict)
 

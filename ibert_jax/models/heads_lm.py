@@ -6,16 +6,14 @@ from typing import Any, Unpack
 
 from flax import nnx
 
-from ibert_jax import checks
 from ibert_jax.config import IBertConfig
 from ibert_jax.layers.activation import QuantAct
 from ibert_jax.layers.decoder import QuantDecoder
 from ibert_jax.layers.gelu import IntGELU
 from ibert_jax.layers.layernorm import IntLayerNorm
 from ibert_jax.layers.linear import QuantLinear
-from ibert_jax.models.heads import IBertHeadModel
-from ibert_jax.models.inputs import EncoderArguments, as_array, as_int32
-from ibert_jax.models.losses import cross_entropy
+from ibert_jax.models.heads import IBertHeadModel, token_loss
+from ibert_jax.models.inputs import EncoderArguments
 from ibert_jax.models.outputs import MaskedLMOutput
 from ibert_jax.quantize.schemes import SCHEMES
 from ibert_jax.quantize.tensor import value_of
@@ -70,11 +68,7 @@ class IBertForMaskedLM(IBertHeadModel):
         """
         hidden = self.encode(input_ids, arguments, rngs)
         logits = self.lm_head(hidden.last_hidden_state, self.get_input_embeddings())
-        loss = None
-        if labels is not None:
-            labels, classes = as_array(labels), self.config.vocab_size
-            hint = f"the vocabulary has {classes} entries"
-            checks.check_class_labels(labels, logits.shape[:2], classes, "[batch, sequence]", hint)
-            loss = cross_entropy(value_of(logits), as_int32(labels))
+        hint = f"the vocabulary has {self.config.vocab_size} entries"
+        loss = None if labels is None else token_loss(value_of(logits), labels, hint)
         output = MaskedLMOutput(loss, logits, hidden.hidden_states, hidden.attentions)
         return self.returned(output, return_dict)
