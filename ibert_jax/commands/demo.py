@@ -40,7 +40,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print sentences with labels, one line of certificate, and tokens a second."""
+    """Print sentences with labels, its certificate, and tokens a second."""
     from ibert_jax.frozen.storage import CERTIFICATE_FILE
     from ibert_jax.inference import Predictor, default_directory, load_classifier
     from ibert_jax.proof import Certificate, certify

@@ -32,6 +32,26 @@ def wrap_leaves(network: Any, wrap: Callable[[str, Any], Any]) -> None:
         put_leaf(network, path, nnx.static(wrap(path, leaf)))
 
 
+def watch_leaves(network: Any, watch: Callable[[str, Any, Any], None]) -> None:
+    """Let ``watch(path, leaf, result)`` see the result of every leaf's call, in place."""
+    wrap_leaves(network, lambda path, leaf: _Watched(leaf, path, watch))
+
+
+class _Watched:
+    """Stands in a leaf's place, calls it and shows what it returns."""
+
+    def __init__(self, leaf: Any, path: str, watch: Callable[[str, Any, Any], None]) -> None:
+        self._leaf, self._path, self._watch = leaf, path, watch
+
+    def __call__(self, *operands: Any) -> Any:
+        result = self._leaf(*operands)
+        self._watch(self._path, self._leaf, result)
+        return result
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._leaf, name)
+
+
 def name_leaves(network: nnx.Module) -> None:
     """Let every integer leaf run under its path, in place."""
     for path, leaf in integer_leaves(network).items():

@@ -139,9 +139,7 @@ def token_loss(logits: jax.Array, labels: Any, hint: str) -> jax.Array:
         hint: what the number of classes is, for whoever gave others.
     """
     labels = as_array(labels)
-    checks.check_class_labels(
-        labels, logits.shape[:2], logits.shape[2], "[batch, sequence]", hint
-    )  # fmt: skip
+    checks.check_class_labels(labels, logits.shape[:2], logits.shape[2], "[batch, sequence]", hint)
     return cross_entropy(logits, as_int32(labels))
 
 

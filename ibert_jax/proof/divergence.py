@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from ibert_jax.frozen.network import integer_leaves, unstack_layers, wrap_leaves
+from ibert_jax.frozen.network import integer_leaves, unstack_layers, watch_leaves
 from ibert_jax.frozen.program import IntegerModel
 from ibert_jax.layers.dropout import Dropout, IntegerDropout
 from ibert_jax.models.pretrained import IBertPreTrainedModel
@@ -112,7 +112,18 @@ def integer_tensors(
     def run(model: Any) -> dict[str, jax.Array]:
         network = model.network if isinstance(model, IntegerModel) else model
         found: dict[str, jax.Array] = {}
-        wrap_leaves(network, lambda path, leaf: _Recorder(leaf, path, found))
+
+        def record(path: str, leaf: Any, result: Any) -> None:
+            if isinstance(leaf, Dropout | IntegerDropout):
+                return
+            q, row_sum = result if isinstance(result, tuple) else (result, None)
+            if isinstance(result, QuantizedTensor):
+                q, row_sum = result.q, result.row_sum
+            found[path] = q
+            if row_sum is not None:
+                found[f"{path}.row_sum"] = row_sum
+
+        watch_leaves(network, record)
         network(input_ids, **arguments)
         order.extend(found)
         return found
@@ -138,25 +149,3 @@ def _plain(node: Any) -> Any:
         fields = {f.name: _plain(getattr(node, f.name)) for f in dataclasses.fields(node)}
         return {"kind": type(node).__name__, **fields}
     return node
-
-
-class _Recorder:
-    """Stands in a leaf's place, calls it and writes down the integers that it returns."""
-
-    def __init__(self, leaf: Any, path: str, found: dict[str, jax.Array]) -> None:
-        self.leaf, self.path, self.found = leaf, path, found
-
-    def __call__(self, *operands: Any) -> Any:
-        result = self.leaf(*operands)
-        if isinstance(self.leaf, Dropout | IntegerDropout):
-            return result
-        q, row_sum = result if isinstance(result, tuple) else (result, None)
-        if isinstance(result, QuantizedTensor):
-            q, row_sum = result.q, result.row_sum
-        self.found[self.path] = q
-        if row_sum is not None:
-            self.found[f"{self.path}.row_sum"] = row_sum
-        return result
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.leaf, name)

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ibert_jax.frozen.network import wrap_leaves
+from ibert_jax.frozen.network import watch_leaves
 from ibert_jax.layers.activation import IntegerAct
 
 
@@ -26,8 +26,12 @@ def saturation(program: Any, batches: Iterable[Mapping[str, Any]]) -> dict[str, 
     def count(program: Any, batch: dict[str, jax.Array]) -> dict[str, tuple[jax.Array, jax.Array]]:
         found: dict[str, tuple[jax.Array, jax.Array]] = {}
         network = program.network
-        mask = batch.get("attention_mask")
-        wrap_leaves(network, lambda path, leaf: _Counter(leaf, path, mask, found))
+
+        def record(path: str, leaf: Any, q: Any) -> None:
+            if isinstance(leaf, IntegerAct):
+                found[path] = _counts(q, leaf.bits, batch.get("attention_mask"))
+
+        watch_leaves(network, record)
         network(**batch)
         return found
 
@@ -41,26 +45,14 @@ def saturation(program: Any, batches: Iterable[Mapping[str, Any]]) -> dict[str, 
     return {path: ends[path] / sizes[path] for path in ends if sizes[path]}
 
 
-class _Counter:
-    """Stands in a leaf's place, calls it and counts an activation's elements at its ends."""
+def _counts(q: jax.Array, bits: int, mask: jax.Array | None) -> tuple[jax.Array, jax.Array]:
+    """How many elements lie at an end of ``bits``, and how many there are, int32 scalars.
 
-    def __init__(self, leaf: Any, path: str, mask: Any, found: dict[str, Any]) -> None:
-        self.leaf, self.path, self.mask, self.found = leaf, path, mask, found
-
-    def __call__(self, *operands: Any) -> Any:
-        result = self.leaf(*operands)
-        if isinstance(self.leaf, IntegerAct):
-            limit = 2 ** (self.leaf.bits - 1)
-            at_end = (result <= -limit) | (result >= limit - 1)
-            counted = jnp.ones_like(at_end)
-            if self.mask is not None and result.shape[: self.mask.ndim] == self.mask.shape:
-                extra = (1,) * (result.ndim - self.mask.ndim)
-                counted = counted & (self.mask != 0).reshape(*self.mask.shape, *extra)
-            self.found[self.path] = (
-                jnp.sum(at_end & counted, dtype=jnp.int32),
-                jnp.sum(counted, dtype=jnp.int32),
-            )
-        return result
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.leaf, name)
+    ``mask`` [B, T] says which count, where ``q`` has a row for each token.
+    """
+    limit = 2 ** (bits - 1)
+    at_end = (q <= -limit) | (q >= limit - 1)
+    counted = jnp.ones_like(at_end)
+    if mask is not None and q.shape[: mask.ndim] == mask.shape:
+        counted = counted & (mask != 0).reshape(*mask.shape, *(1,) * (q.ndim - mask.ndim))
+    return jnp.sum(at_end & counted, dtype=jnp.int32), jnp.sum(counted, dtype=jnp.int32)
