@@ -7,6 +7,7 @@ directories, which have only a vocabulary, go through transformers once.
 from __future__ import annotations
 
 import shutil
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,8 +44,29 @@ class Encoding:
     truncated: bool
 
 
+@dataclass(frozen=True)
+class Stretch(Encoding):
+    """A stretch of one tokenized text, special tokens included, that knows where it came from.
+
+    texts: int8 [T], 0 for tokens of the first text, 1 of the second, -1 for special tokens.
+    spans: int32 [T, 2], where a token's characters begin and end in its own text.
+    words: int32 [T], the number of the token's word in its own text; -1 for special tokens.
+    first: how many tokens of the text that is cut into stretches lie before this stretch.
+    truncated: whether anything of the texts is in no stretch.
+    """
+
+    texts: np.ndarray
+    spans: np.ndarray
+    words: np.ndarray
+    first: int
+
+
+MASKS = ("[MASK]", "<mask>")
+"""What the supported models' tokenizers call the token to be filled in."""
+
+
 class Tokenizer:
-    """A tokenizer read from a model directory.
+    """A tokenizer read from a model directory. Threads may share it.
 
     backend: the `tokenizers.Tokenizer`; its stored padding and truncation are switched off, so that
         both are decided by the caller. directory: where its files lie, for `save`.
@@ -54,6 +76,7 @@ class Tokenizer:
         backend.no_padding()
         backend.no_truncation()
         self.backend = backend
+        self._lock = threading.Lock()  # truncation is a setting of the backend, not of a call
         self.directory = None if directory is None else Path(directory)
 
     @classmethod
@@ -97,18 +120,89 @@ class Tokenizer:
         if pairs is not None:
             _check_texts(pairs, "pairs")
             inputs = list(zip(texts, pairs, strict=True))
-        if max_length is None:
-            self.backend.no_truncation()
-        else:
-            self.backend.enable_truncation(max_length)
+        with self._lock:
+            if max_length is None:
+                self.backend.no_truncation()
+            else:
+                self.backend.enable_truncation(max_length)
+            encodings = self.backend.encode_batch(inputs)
         return [
             Encoding(
                 ids=np.asarray(encoding.ids, np.int32),
                 type_ids=np.asarray(encoding.type_ids, np.int32),
                 truncated=bool(encoding.overflowing),
             )
-            for encoding in self.backend.encode_batch(inputs)
+            for encoding in encodings
         ]
+
+    def stretches(
+        self,
+        texts: Sequence[str],
+        pairs: Sequence[str] | None = None,
+        *,
+        max_length: int,
+        overlap: int | None,
+    ) -> list[list[Stretch]]:
+        """Tokenize texts, or pairs of texts, into stretches of at most `max_length` tokens each.
+
+        A text is cut into as many as it takes, `overlap` tokens of one repeated in the next (a
+        third of a stretch's room, where that is less); None keeps the first alone. Of a pair the
+        second text is cut so, and each stretch begins with the first text, of which at most half
+        of the length is kept.
+
+        Raises TypeError and ValueError as `encode`, and ValueError where `max_length` leaves no
+        room beside the special tokens.
+        """
+        _check_texts(texts, "texts")
+        if pairs is not None:
+            _check_texts(pairs, "pairs")
+        room = max_length - self.backend.num_special_tokens_to_add(pairs is not None)
+        if room < (1 if pairs is None else 2):
+            raise ValueError(
+                f"expected a max_length that leaves room for text, got {max_length}, of which "
+                f"{max_length - room} are special tokens"
+            )
+        with self._lock:
+            self.backend.no_truncation()
+            firsts = self.backend.encode_batch(list(texts), add_special_tokens=False)
+            if pairs is None:
+                return [self._cut(None, first, room, overlap) for first in firsts]
+            seconds = self.backend.encode_batch(list(pairs), add_special_tokens=False)
+            return [
+                self._cut(first, second, room, overlap)
+                for first, second in zip(firsts, seconds, strict=True)
+            ]
+
+    def _cut(self, head: Any, body: Any, room: int, overlap: int | None) -> list[Stretch]:
+        """The stretches of a tokenized text `body`, each after the text `head` if there is one."""
+        lost = False
+        if head is not None:
+            lost = len(head.ids) > room // 2
+            head.truncate(room // 2)
+            room -= len(head.ids)
+        repeated = 0 if overlap is None else min(overlap, room // 3)
+        body.truncate(room, stride=repeated)
+        pieces = [body, *body.overflowing]
+        if overlap is None:
+            lost, pieces = lost or len(pieces) > 1, pieces[:1]
+        process = self.backend.post_process
+        whole = [process(piece) if head is None else process(head, piece) for piece in pieces]
+        step = room - repeated
+        return [_stretch(piece, index * step, lost) for index, piece in enumerate(whole)]
+
+    @property
+    def mask_token(self) -> tuple[str, int] | None:
+        """The token to be filled in by a masked language model, with its id; None without one."""
+        for name in MASKS:
+            number = self.backend.token_to_id(name)
+            if number is not None:
+                return name, number
+        return None
+
+    def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = False) -> str:
+        """The text of token ids."""
+        numbers = [int(number) for number in ids]
+        return self.backend.decode(numbers, skip_special_tokens=skip_special_tokens)
 
     def save(self, directory: str | Path) -> None:
         """Write the tokenizer's files into a model directory."""
@@ -123,6 +217,37 @@ class Tokenizer:
             self.backend.save(str(directory / "tokenizer.json"))
 
 
+def _stretch(encoding: Any, first: int, truncated: bool) -> Stretch:
+    def numbers(values: Any, dtype: Any) -> np.ndarray:
+        return np.asarray([-1 if value is None else value for value in values], dtype)
+
+    return Stretch(
+        ids=np.asarray(encoding.ids, np.int32),
+        type_ids=np.asarray(encoding.type_ids, np.int32),
+        truncated=truncated,
+        texts=numbers(encoding.sequence_ids, np.int8),
+        spans=np.asarray(encoding.offsets, np.int32).reshape(-1, 2),
+        words=numbers(encoding.word_ids, np.int32),
+        first=first,
+    )
+
+
+def check_text(text: Any, name: str) -> None:
+    """Refuse what is no text.
+
+    Raises TypeError for what is not a string, ValueError for what is not Unicode.
+    """
+    if not isinstance(text, str):
+        raise TypeError(f"expected {name} to be a string, got {type(text).__name__}")
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise ValueError(
+            f"expected {name} to be Unicode text, got bytes that are not UTF-8 in it; "
+            "convert its source to UTF-8"
+        ) from None
+
+
 def _check_texts(texts: Sequence[str], name: str) -> None:
     """Refuse what the tokenizers library would refuse without saying which text it means."""
     if isinstance(texts, str):
@@ -130,15 +255,7 @@ def _check_texts(texts: Sequence[str], name: str) -> None:
             f"expected {name} to be a list of strings, got one string; put it in a list"
         )
     for index, text in enumerate(texts):
-        if not isinstance(text, str):
-            raise TypeError(f"expected {name}[{index}] to be a string, got {type(text).__name__}")
-        try:
-            text.encode()
-        except UnicodeEncodeError:
-            raise ValueError(
-                f"expected {name}[{index}] to be Unicode text, got bytes that are not UTF-8 in it; "
-                "convert its source to UTF-8"
-            ) from None
+        check_text(text, f"{name}[{index}]")
 
 
 def _read_json(path: Path) -> Any:

@@ -180,6 +180,7 @@ def test_encoder_without_head_is_refused(
     config = IBertConfig.from_json_file(tiny_checkpoint / "config.json")
     ibert_jax.IBertModel(config, rngs=nnx.Rngs(0)).save_pretrained(tmp_path)
     shutil.copy(tiny_checkpoint / "tokenizer.json", tmp_path)
+    shutil.copy(tiny_checkpoint / "config.json", tmp_path)  # which declares a classifier
     message = _fails(capsys, "predict", "--model", tmp_path, "good")
     assert "an encoder without a head" in message
 

@@ -21,13 +21,21 @@ _SHORTEST = 16
 class Batch:
     """Rows of one shape, ready for the model.
 
-    input_ids, attention_mask: int32 [B, T]; rows beyond `len(positions)` are filler and repeat the
-    first row. positions: int64 [rows], where each real row stood among the encodings.
+    input_ids, attention_mask, token_type_ids: int32 [B, T]; rows beyond `len(positions)` are filler
+    and repeat the first row. positions: int64 [rows], where each real row stood among the
+    encodings.
     """
 
     input_ids: np.ndarray
     attention_mask: np.ndarray
+    token_type_ids: np.ndarray
     positions: np.ndarray
+
+    @property
+    def sources(self) -> np.ndarray:
+        """int64 [B]: where each row, filler too, stood among the encodings."""
+        filler = len(self.input_ids) - len(self.positions)
+        return np.concatenate([self.positions, np.repeat(self.positions[:1], filler)])
 
 
 def lengths_up_to(longest: int) -> tuple[int, ...]:
@@ -40,9 +48,13 @@ def lengths_up_to(longest: int) -> tuple[int, ...]:
     return (*(length for length in lengths if length < longest), longest)
 
 
-def row_counts(batch_size: int) -> tuple[int, ...]:
-    """The padded numbers of rows in use: 1, 8 (a few sentences stay cheap) and `batch_size`."""
-    return (*(count for count in (1, 8) if count < batch_size), batch_size)
+def row_counts(batch_size: int, devices: int = 1) -> tuple[int, ...]:
+    """The padded numbers of rows in use: 1, 8 (a few sentences stay cheap) and `batch_size`.
+
+    Each is rounded up to a multiple of the number of devices that share the rows.
+    """
+    counts = (*(count for count in (1, 8) if count < batch_size), batch_size)
+    return tuple(sorted({-(-count // devices) * devices for count in counts}))
 
 
 def make_batches(
@@ -51,6 +63,7 @@ def make_batches(
     batch_size: int,
     *,
     pad_token_id: int,
+    devices: int = 1,
 ) -> Iterator[Batch]:
     """Sort encodings by length and cut them into batches, the longest first.
 
@@ -62,12 +75,14 @@ def make_batches(
         positions = order[start : start + batch_size]
         longest = len(encodings[positions[0]].ids)
         length = next(length for length in lengths if length >= longest)
-        rows = next(count for count in row_counts(batch_size) if count >= len(positions))
+        rows = next(count for count in row_counts(batch_size, devices) if count >= len(positions))
         ids = np.full((rows, length), pad_token_id, np.int32)
-        mask = np.zeros((rows, length), np.int32)
-        for row in range(rows):
-            # Filler repeats a real row: an input that the model is known to accept.
-            source = encodings[positions[row if row < len(positions) else 0]].ids
-            ids[row, : len(source)] = source
-            mask[row, : len(source)] = 1
-        yield Batch(ids, mask, positions)
+        mask, types = np.zeros((rows, length), np.int32), np.zeros((rows, length), np.int32)
+        batch = Batch(ids, mask, types, positions)
+        # Filler repeats a real row: an input that the model is known to accept.
+        for row, source in enumerate(batch.sources):
+            encoding = encodings[source]
+            ids[row, : len(encoding.ids)] = encoding.ids
+            mask[row, : len(encoding.ids)] = 1
+            types[row, : len(encoding.ids)] = encoding.type_ids
+        yield batch

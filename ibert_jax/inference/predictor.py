@@ -1,45 +1,48 @@
-"""Sentences in, labels with probabilities out: in input order, with few compiled shapes."""
+"""Rows in, answers out: in input order, with few compiled shapes, in constant memory."""
 
 from __future__ import annotations
 
-import functools
 import itertools
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
-from flax import nnx
 
-from ibert_jax.inference.buckets import Batch, lengths_up_to, make_batches
-from ibert_jax.quantize.tensor import value_of
+from ibert_jax.inference.engine import Engine
+from ibert_jax.inference.loading import default_directory, load_model
+from ibert_jax.inference.results import Refused, Result
+from ibert_jax.inference.spans import QuestionAnswering, TokenClassification
+from ibert_jax.inference.tasks import (
+    Embeddings,
+    MaskedLM,
+    MultipleChoice,
+    SequenceClassification,
+    Task,
+)
 from ibert_jax.tokenizer import Encoding, Tokenizer
+
+TASKS: dict[str, type[Task]] = {
+    task.head: task
+    for task in (
+        SequenceClassification,
+        TokenClassification,
+        QuestionAnswering,
+        MaskedLM,
+        MultipleChoice,
+        Embeddings,
+    )
+}
+"""What can be asked, by the head that answers it."""
 
 # Batches that are tokenized, sorted by length and dispatched together. More means less padding,
 # fewer means that the first answers come sooner; memory grows with it and with nothing else.
 _BATCHES_PER_WINDOW = 32
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """What the model says about one text.
-
-    text: the text as given. label: the most probable label, for a model of several independent
-        labels the list of those above one half joined by ", ", for a regression the empty string.
-    score: the label's probability, or a regression's value. probabilities: label to probability,
-        in the model's order; empty for a regression. tokens: how many tokens the model saw.
-    truncated: whether the text was longer than the model reads, so that its end was not seen.
-    """
-
-    text: str
-    label: str
-    score: float
-    probabilities: Mapping[str, float]
-    tokens: int
-    truncated: bool
+# A window of long texts ends sooner, for the sake of memory.
+_WINDOW_CHARACTERS = 2**22
 
 
 @dataclass
@@ -62,22 +65,47 @@ class Statistics:
         return self.tokens / self.seconds if self.seconds else 0.0
 
 
-class Predictor:
-    """Classifies texts with a frozen program or with a model in its float life.
+@dataclass(frozen=True)
+class _Window:
+    """Rows that are computed together. refusals: row's number in the window -> what is wrong."""
 
-    Texts are tokenized in windows, sorted by length, padded to one of a few lengths and batch
-    sizes (so that few shapes are ever compiled), and answered in input order. Memory does not grow
-    with the number of texts.
+    rows: list[Any]
+    refusals: dict[int, Exception]
+
+
+# A row with its encodings, or with why it has none.
+_Encoded = list[list[Encoding] | Exception]
+
+
+class Predictor:
+    """Answers rows with a frozen program, or with a model in its float or quantization-aware life.
+
+    What a row is, and its answer, depends on the model's head (see `results`):
+
+    | head | row | answer |
+    |---|---|---|
+    | sequence classification | text, or (text, text) | `Prediction` |
+    | token classification | text | `Entities` |
+    | question answering | (question, context) | `Answer` |
+    | masked language model | text with masks | `Filled` |
+    | multiple choice | (prompt, choices) | `Choice` |
+    | encoder | text | `Embedding` |
+
+    Rows are tokenized in windows (the next one in a thread, while this one is computed), sorted by
+    length, padded to one of a few lengths and batch sizes (so that few shapes are ever compiled),
+    and answered in input order. Memory does not grow with the number of rows.
 
         predictor = Predictor.load(directory)
         for prediction in predictor.predict(lines):
             print(prediction.label, prediction.score)
 
-    program: an `IntegerModel` or an `IBertForSequenceClassification`. tokenizer: its `Tokenizer`.
+    program: an `IntegerModel` or an `IBertFor...` model. tokenizer: its `Tokenizer`.
     batch_size: rows of a full batch. max_length: tokens a text is cut to, at most (and by default)
-    what the model's positions allow.
+    what the model's positions allow. devices: those that share each batch, all local ones if None.
+    options: those of the task, the fields of its class in `TASKS`.
 
-    Raises ValueError where tokenizer and model do not fit each other.
+    Raises ValueError where tokenizer and model do not fit each other, TypeError for an option that
+    the task does not have.
     """
 
     def __init__(
@@ -87,6 +115,8 @@ class Predictor:
         *,
         batch_size: int = 32,
         max_length: int | None = None,
+        devices: Sequence[Any] | None = None,
+        **options: Any,
     ) -> None:
         config = program.config
         if batch_size < 1:
@@ -100,155 +130,170 @@ class Predictor:
         self.tokenizer = tokenizer
         self.batch_size = batch_size
         self.max_length = _usable_length(config, max_length)
+        self.task = _task(program, tokenizer, self.max_length, options)
         self.statistics = Statistics()
-        self._lengths = lengths_up_to(self.max_length)
-        self._logits = _compiled(program)
+        self._engine = Engine(program, self.task, batch_size=batch_size, devices=devices)
 
     @classmethod
-    def load(cls, directory: str | Path, **options: Any) -> Predictor:
-        """Read a model directory, frozen or float, with its tokenizer.
+    def load(cls, directory: str | Path, *, task: str | None = None, **options: Any) -> Predictor:
+        """Read a model directory, frozen or not, with its tokenizer.
 
-        options: as for the constructor. Raises FileNotFoundError or ValueError in one sentence
-        where something is missing or damaged.
+        task: see `load_model`. options: as for the constructor. Raises FileNotFoundError or
+        ValueError in one sentence where something is missing or damaged.
         """
-        return cls(load_classifier(directory), Tokenizer.load(directory), **options)
+        return cls(load_model(directory, task), Tokenizer.load(directory), **options)
 
     @classmethod
     def default(cls, **options: Any) -> Predictor:
         """The sentiment model that ships inside the package; needs no other file and no network."""
         return cls.load(default_directory(), **options)
 
-    def __call__(self, texts: Sequence[str]) -> list[Prediction]:
-        """Answer a list of texts, in its order."""
-        if isinstance(texts, str):
+    def __call__(self, rows: Sequence[Any]) -> list[Any]:
+        """Answer a list of rows, in its order."""
+        if isinstance(rows, str):
             raise TypeError("expected a list of texts, got one string; put it in a list")
-        return list(self.predict(texts))
+        return list(self.predict(rows))
 
-    def predict(self, texts: Iterable[str]) -> Iterator[Prediction]:
-        """Answer any number of texts one by one, in their order."""
-        for rows, encodings, logits in self._windows(texts):
-            for text, encoding, row in zip(rows, encodings, logits, strict=True):
-                yield self._answer(text, encoding, row)
+    def predict(self, rows: Iterable[Any]) -> Iterator[Any]:
+        """Answer any number of rows one by one, in their order.
 
-    def logits(self, texts: Iterable[str]) -> np.ndarray:
-        """The model's float32 logits, [texts, labels], in input order."""
-        windows = [logits for _, _, logits in self._windows(texts)]
-        if not windows:
-            return np.zeros((0, self.config.num_labels), np.float32)
-        return np.concatenate(windows)
+        Raises TypeError or ValueError for what is no row, naming it by its number, from 0; the
+        answers to the windows before it have been given by then.
+        """
+        number = itertools.count()
+        for window, encoded, parts in self._windows(rows):
+            for row, own, part in zip(window.rows, encoded, parts, strict=True):
+                index = next(number)
+                if isinstance(own, Exception):
+                    raise type(own)(f"row {index}: {own}")
+                yield self.task.answer(row, own, part)
+
+    def stream(self, rows: Iterable[Any]) -> Iterator[list[Result | Refused]]:
+        """Answer any number of rows window by window; what is no row is refused with its reason.
+
+        A `Refused` among the rows comes back as it is, in its place. Where a window ends depends
+        on nothing but its own rows and the batch size.
+        """
+        for window, encoded, parts in self._windows(rows):
+            yield [
+                (row if isinstance(row, Refused) else Refused(str(own)))
+                if isinstance(own, Exception)
+                else self.task.answer(row, own, part)
+                for row, own, part in zip(window.rows, encoded, parts, strict=True)
+            ]
+
+    def logits(self, texts: Iterable[Any]) -> np.ndarray:
+        """A sequence classifier's float32 logits, [texts, labels], in input order."""
+        if not isinstance(self.task, SequenceClassification):
+            raise TypeError(f"expected a sequence classifier, this model is of {self.task.head}")
+        found: list[np.ndarray] = []
+        for _, encoded, parts in self._windows(texts):
+            for own, part in zip(encoded, parts, strict=True):
+                if isinstance(own, Exception):
+                    raise type(own)(f"row {len(found)}: {own}")
+                found.append(part[0])
+        return np.stack(found) if found else np.zeros((0, self.config.num_labels), np.float32)
 
     def reset_statistics(self) -> None:
         """Start counting anew, for instance after a first run that had to compile."""
         self.statistics = Statistics()
 
-    def _windows(
-        self, texts: Iterable[str]
-    ) -> Iterator[tuple[list[str], list[Encoding], np.ndarray]]:
-        """Windows of texts with their encodings and float32 logits [window, labels]."""
-        remaining = iter(texts)
-        while rows := list(itertools.islice(remaining, self.batch_size * _BATCHES_PER_WINDOW)):
-            started = time.perf_counter()
-            encodings = self.tokenizer.encode(rows, max_length=self.max_length)
-            logits = self._compute(encodings)
-            self.statistics.seconds += time.perf_counter() - started
-            self.statistics.rows += len(rows)
-            self.statistics.tokens += sum(len(encoding.ids) for encoding in encodings)
-            self.statistics.truncated += sum(encoding.truncated for encoding in encodings)
-            yield rows, encodings, logits
+    def _windows(self, rows: Iterable[Any]) -> Iterator[tuple[_Window, _Encoded, list[Any]]]:
+        """Windows of rows with each row's encodings and the parts of its answer.
 
-    def _compute(self, encodings: Sequence[Encoding]) -> np.ndarray:
-        """Logits of a window: every batch is dispatched before the first result is waited for."""
-        batches = make_batches(
-            encodings, self._lengths, self.batch_size, pad_token_id=self.config.pad_token_id
+        The rows are drawn in the caller's thread, one window ahead; a failure of their source
+        waits until what came before it is answered.
+        """
+        source = iter(rows)
+        failure: Exception | None = None
+        pending: tuple[_Window, Future[_Encoded]] | None = None
+        with ThreadPoolExecutor(1, thread_name_prefix="ibert_jax-tokenize") as pool:
+            while True:
+                upcoming = None
+                if failure is None:
+                    window, failure = self._draw(source)
+                    if window.rows:
+                        upcoming = window, pool.submit(self._encode, window)
+                if pending is not None:
+                    started = time.perf_counter()
+                    window, future = pending
+                    encoded = future.result()
+                    parts = self._compute(encoded)
+                    self.statistics.seconds += time.perf_counter() - started
+                    yield window, encoded, parts
+                pending = upcoming
+                if pending is None:
+                    if failure is not None and not isinstance(failure, StopIteration):
+                        raise failure
+                    return
+
+    def _draw(self, source: Iterator[Any]) -> tuple[_Window, Exception | None]:
+        """The next window, and what ended it before it was full: StopIteration or a failure."""
+        window, characters = _Window([], {}), 0
+        most = self.batch_size * _BATCHES_PER_WINDOW
+        while len(window.rows) < most and characters < _WINDOW_CHARACTERS:
+            try:
+                row = next(source)
+            except Exception as error:
+                return window, error
+            try:
+                if isinstance(row, Refused):
+                    raise ValueError(row.reason)
+                self.task.check(row)
+                characters += self.task.size(row)
+            except (TypeError, ValueError) as error:
+                window.refusals[len(window.rows)] = error
+            window.rows.append(row)
+        return window, None
+
+    def _encode(self, window: _Window) -> _Encoded:
+        """Tokenize a window; runs in a thread of its own."""
+        numbers = [n for n in range(len(window.rows)) if n not in window.refusals]
+        rows = [window.rows[number] for number in numbers]
+        encodings = iter(self._encode_rows(rows))
+        return [
+            window.refusals[n] if n in window.refusals else next(encodings)
+            for n in range(len(window.rows))
+        ]
+
+    def _encode_rows(self, rows: list[Any]) -> _Encoded:
+        """Tokenize rows together and, where the tokenizer gives up, one by one."""
+        try:
+            return list(self.task.encode(rows)) if rows else []
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as error:  # a panic of the tokenizers library is no Exception
+            if len(rows) == 1:
+                return [ValueError(f"the tokenizer could not read this text ({error})")]
+            return [self._encode_rows([row])[0] for row in rows]
+
+    def _compute(self, encoded: _Encoded) -> list[Any]:
+        """The parts of each row's answer, None for a refused one."""
+        groups = [own for own in encoded if not isinstance(own, Exception)]
+        flat = [encoding for own in groups for encoding in own]
+        before = self._engine.padded_tokens
+        parts = iter(self._engine.run(flat))
+        self.statistics.padded_tokens += self._engine.padded_tokens - before
+        self.statistics.rows += len(groups)
+        self.statistics.tokens += sum(len(encoding.ids) for encoding in flat)
+        self.statistics.truncated += sum(any(e.truncated for e in own) for own in groups)
+        return [
+            None if isinstance(own, Exception) else [next(parts) for _ in own] for own in encoded
+        ]
+
+
+def _task(program: Any, tokenizer: Tokenizer, max_length: int, options: dict[str, Any]) -> Task:
+    """The task that a model's head does."""
+    kind = getattr(program, "kind", program)  # a frozen program names the class it was
+    task = TASKS[getattr(kind, "head", SequenceClassification.head)]
+    own = set(task.__dataclass_fields__) - set(Task.__dataclass_fields__)
+    unknown = sorted(set(options) - own)
+    if unknown:
+        raise TypeError(
+            f"a model of {task.head} has no option {', '.join(unknown)}; it has "
+            f"{', '.join(sorted(own)) or 'none'}"
         )
-        pending: list[tuple[Batch, Any]] = []
-        for batch in batches:
-            self.statistics.padded_tokens += batch.input_ids.size
-            pending.append((batch, self._logits(batch.input_ids, batch.attention_mask)))
-        result: np.ndarray | None = None
-        for batch, device_logits in pending:
-            rows = np.asarray(device_logits, np.float32)[: len(batch.positions)]
-            if result is None:
-                result = np.empty((len(encodings), rows.shape[1]), np.float32)
-            result[batch.positions] = rows
-        assert result is not None, "a window holds at least one text"
-        return result
-
-    def _answer(self, text: str, encoding: Encoding, logits: np.ndarray) -> Prediction:
-        """The prediction for one text from its float32 logits [labels]."""
-        label, score, probabilities = interpret(logits, self.config)
-        return Prediction(text, label, score, probabilities, len(encoding.ids), encoding.truncated)
-
-
-def interpret(logits: np.ndarray, config: Any) -> tuple[str, float, dict[str, float]]:
-    """Label, score and probabilities of one row of float32 logits [labels].
-
-    The softmax (sigmoid for independent labels) runs here, on the host and in float64: the model's
-    own answer ends at the logits.
-    """
-    if config.problem_type == "regression" or config.num_labels == 1:
-        return "", float(logits[0]), {}
-    wide = logits.astype(np.float64)
-    names = [config.id2label[index] for index in range(config.num_labels)]
-    if config.problem_type == "multi_label_classification":
-        values = 1.0 / (1.0 + np.exp(-wide))
-        chosen = [name for name, value in zip(names, values, strict=True) if value > 0.5]
-        label = ", ".join(chosen)
-    else:
-        values = np.exp(wide - wide.max())
-        values /= values.sum()
-        label = names[int(values.argmax())]
-    return label, float(values.max()), dict(zip(names, values.tolist(), strict=True))
-
-
-def load_classifier(directory: str | Path) -> Any:
-    """Read a sequence classifier: an `IntegerModel` where the directory holds one, else a float
-    or quantization-aware `IBertForSequenceClassification`.
-
-    Raises FileNotFoundError where the directory is missing or holds neither.
-    """
-    directory = Path(directory)
-    if not directory.is_dir():
-        raise FileNotFoundError(
-            f"expected a model directory, {directory} is not one; check the path for a typo"
-        )
-    if (directory / "integer_model.json").is_file():
-        from ibert_jax.frozen import IntegerModel
-
-        return IntegerModel.load(directory)
-    if (directory / "config.json").is_file():
-        return _load_checkpoint(directory)
-    raise FileNotFoundError(
-        f"expected integer_model.json (a frozen model) or config.json (a checkpoint) in "
-        f"{directory}, found neither; it is not a model directory or lost files in copying"
-    )
-
-
-def _load_checkpoint(directory: Path) -> Any:
-    """A float or quantization-aware classifier whose head was trained."""
-    from ibert_jax.checkpoints.files import open_weights
-    from ibert_jax.models import IBertForSequenceClassification
-
-    problems: list[str] = []
-    names = open_weights(directory, problems)  # reads names alone, not the weights
-    if not problems and not any("classifier" in name for name in names):
-        raise ValueError(
-            f"expected a classifier in {directory}, got an encoder without a head, whose answers "
-            "would be random; train it first"
-        )
-    model = IBertForSequenceClassification.from_pretrained(directory)
-    # A model that was trained quantization-aware answers in the life it was trained for.
-    return model.quantize() if model.config.quant_mode else model
-
-
-def default_directory() -> Path:
-    """Where the model that ships inside the package lies."""
-    directory = Path(__file__).parents[1] / "assets"
-    if not (directory / "integer_model.json").is_file():
-        raise FileNotFoundError(
-            f"expected the default model in {directory}, it is not there; install the package again"
-        )
-    return directory
+    return task(program.config, tokenizer, max_length, **options)
 
 
 def _usable_length(config: Any, max_length: int | None) -> int:
@@ -261,26 +306,3 @@ def _usable_length(config: Any, max_length: int | None) -> int:
             f"expected max_length from 3 to {positions}, the model's positions, got {max_length}"
         )
     return max_length
-
-
-def _compiled(program: Any) -> Callable[[np.ndarray, np.ndarray], Any]:
-    """A function from input ids and mask, int32 [B, T] each, to logits float32 [B, labels]."""
-    if isinstance(program, nnx.Module):
-        graph, state = nnx.split(program)
-        return functools.partial(_model_logits, graph, state)
-    return functools.partial(_program_logits, program)
-
-
-# Parameters are arguments, not constants of the compiled program, and jit's cache is shared by all
-# predictors: a second one for a model of the same shapes compiles nothing.
-@functools.partial(jax.jit, static_argnums=0)
-def _model_logits(graph: Any, state: Any, input_ids: Any, attention_mask: Any) -> Any:
-    model = nnx.merge(graph, state)
-    model.eval()
-    # A quantization-aware model answers with integers and a scale; what they stand for is wanted.
-    return value_of(model(input_ids, attention_mask=attention_mask, return_dict=True).logits)
-
-
-@jax.jit
-def _program_logits(program: Any, input_ids: Any, attention_mask: Any) -> Any:
-    return program(input_ids, attention_mask=attention_mask, return_dict=True).logits

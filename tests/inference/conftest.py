@@ -33,8 +33,9 @@ class CountingProgram:
     config: IBertConfig = field(metadata={"static": True})
 
     def __call__(
-        self, input_ids: Any, *, attention_mask: Any = None, return_dict: Any = None
+        self, input_ids: Any, *, attention_mask: Any, token_type_ids: Any, return_dict: Any
     ) -> Any:
+        del token_type_ids, return_dict
         ids = jnp.asarray(input_ids)
         hits = (ids[:, :, None] == self.weights[None, None, :]) & (attention_mask[:, :, None] == 1)
         return SimpleNamespace(logits=jnp.sum(hits, axis=1).astype(jnp.float32))

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from ibert_jax.inference import Predictor, interpret, load_classifier
-from ibert_jax.tokenizer import Tokenizer
+from ibert_jax.inference.buckets import Batch
+from ibert_jax.tokenizer import Encoding, Tokenizer
 
 from .conftest import CountingProgram, make_config
 
@@ -84,13 +86,13 @@ def test_statistics_count_real_tokens(program: CountingProgram, tokenizer: Token
 def test_few_shapes(program: CountingProgram, tokenizer: Tokenizer) -> None:
     predictor = Predictor(program, tokenizer, batch_size=4)
     shapes = set()
-    compute = predictor._logits
+    compute = predictor._engine.compute
 
-    def spy(ids: np.ndarray, mask: np.ndarray) -> object:
-        shapes.add(ids.shape)
-        return compute(ids, mask)
+    def spy(batch: Batch, encodings: Sequence[Encoding]) -> object:
+        shapes.add(batch.input_ids.shape)
+        return compute(batch, encodings)
 
-    predictor._logits = spy
+    predictor._engine.compute = spy
     for count in range(1, 12):
         predictor(["film " * length for length in range(0, 60, 60 // count)])
     lengths, rows = {16, 24, 32, 48}, {1, 4}

@@ -1,0 +1,111 @@
+"""Encodings to numbers: batches of few shapes, on one device or on several."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections import deque
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from ibert_jax.inference.buckets import Batch, lengths_up_to, make_batches
+from ibert_jax.inference.tasks import Task
+from ibert_jax.quantize.tensor import QuantizedTensor
+from ibert_jax.tokenizer import Encoding
+
+# Batches dispatched before the first result is waited for: the device never idles, and what waits
+# on it stays bounded.
+_AHEAD = 8
+
+
+class Engine:
+    """Computes encodings with a frozen program, or with a model in one of its other lives.
+
+    program: what was loaded. batch_size: rows of a full batch. devices: those that share the rows
+        of each batch; parameters are copied to all of them. One device computes as if there were
+        no others, and a row's integers are the same wherever and beside whatever it is computed.
+    """
+
+    def __init__(
+        self, program: Any, task: Task, *, batch_size: int, devices: Sequence[Any] | None = None
+    ) -> None:
+        self.task = task
+        self.batch_size = batch_size
+        self.padded_tokens = 0
+        devices = jax.local_devices() if devices is None else list(devices)
+        self._devices = len(devices)
+        self._lengths = lengths_up_to(task.max_length)
+        mesh = Mesh(np.asarray(devices), ("rows",))
+        self._rows = NamedSharding(mesh, PartitionSpec("rows"))
+        everywhere = NamedSharding(mesh, PartitionSpec())
+        self._graph: Any = None
+        if isinstance(program, nnx.Module):
+            self._graph, program = nnx.split(program)
+        self._parameters = jax.device_put(program, everywhere)
+
+    def run(self, encodings: Sequence[Encoding]) -> list[Any]:
+        """The task's part for each encoding, in their order."""
+        parts: list[Any] = [None] * len(encodings)
+        pending: deque[tuple[Batch, Any]] = deque()
+        for batch in make_batches(
+            encodings,
+            self._lengths,
+            self.batch_size,
+            pad_token_id=self.task.config.pad_token_id,
+            devices=self._devices,
+        ):
+            pending.append((batch, self.compute(batch, encodings)))
+            if len(pending) > _AHEAD:
+                self._collect(*pending.popleft(), encodings, parts)
+        while pending:
+            self._collect(*pending.popleft(), encodings, parts)
+        return parts
+
+    def compute(self, batch: Batch, encodings: Sequence[Encoding]) -> Any:
+        """What the task selects of the outputs, arrays [B, ...] that are still being computed."""
+        types = np.minimum(batch.token_type_ids, self.task.config.type_vocab_size - 1)
+        arrays = {
+            "input_ids": batch.input_ids,
+            "attention_mask": batch.attention_mask,
+            "token_type_ids": types,  # RoBERTa knows one type, whatever its tokenizer says
+            **self.task.extra([encodings[source] for source in batch.sources]),
+        }
+        self.padded_tokens += batch.input_ids.size
+        arrays = jax.device_put(arrays, self._rows)
+        if self._graph is None:
+            return _run_program(type(self.task), self._parameters, arrays)
+        return _run_model(type(self.task), self._graph, self._parameters, arrays)
+
+    def _collect(
+        self, batch: Batch, selected: Any, encodings: Sequence[Encoding], parts: list[Any]
+    ) -> None:
+        """Wait for a batch and put what the task makes of its rows in their places."""
+        arrays = jax.device_get(selected)
+        for row, position in enumerate(batch.positions.tolist()):
+            own = jax.tree.map(lambda array, row=row: array[row], arrays)
+            parts[position] = self.task.reduce(own, encodings[position])
+
+
+# Parameters are arguments, not constants of the compiled program, and jit's cache is shared by all
+# engines: a second one for a model of the same shapes compiles nothing.
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _run_model(task: type[Task], graph: Any, state: Any, batch: dict[str, jax.Array]) -> Any:
+    model = nnx.merge(graph, state)
+    model.eval()
+    return task.select(model(**task.arguments(batch), return_dict=True), batch)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _run_program(task: type[Task], program: Any, batch: dict[str, jax.Array]) -> Any:
+    if not task.integers:
+        return task.select(program(**task.arguments(batch), return_dict=True), batch)
+    outputs = program.integers(**task.arguments(batch))
+    hidden, scale = outputs.last_hidden_state, program.scale_of("last_hidden_state")
+    tensor = QuantizedTensor(hidden, jnp.float32(scale), hidden)
+    return task.select(dataclasses.replace(outputs, last_hidden_state=tensor), batch)
