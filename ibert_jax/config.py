@@ -15,6 +15,7 @@ import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NoReturn, Self
@@ -26,6 +27,9 @@ MODEL_TYPES = (*ROBERTA_LIKE, "bert")
 FORCE_DEQUANT = ("none", "gelu", "softmax", "layernorm", "nonlinear")
 PROBLEM_TYPES = ("regression", "single_label_classification", "multi_label_classification")
 SCHEMES = ("channel", "reference")
+WIDTHS = ("weight_bits", "activation_bits")
+"""The settings of a :class:`QuantConfig` that a leaf may have its own value of."""
+Overrides = tuple[tuple[str, tuple[tuple[str, int], ...]], ...]
 
 
 class _FixedDict(dict[Any, Any]):
@@ -79,6 +83,11 @@ class QuantConfig:
       layernorm_migration, gelu_migration, value_migration: exponent alpha in the channel factor
         ``range**alpha / largest_weight**(1 - alpha)`` after LayerNorm, after GELU and on the
         attention values; 0..1; only the "channel" scheme uses them.
+      overrides: widths of particular leaves, glob pattern -> settings, such as
+        ``{"encoder.layer.0.*": {"activation_bits": 4}}``. A pattern is held against a leaf's whole
+        path as :meth:`leaves` of a model gives it, without the ``ibert.`` of the backbone; ``*``
+        matches dots too. Where several match, the last counts. Given as a mapping (or pairs), kept
+        as pairs in order. A pattern without effect is an error once a model is quantized.
     """
 
     scheme: str = "channel"
@@ -88,9 +97,12 @@ class QuantConfig:
     layernorm_migration: float = 0.8
     gelu_migration: float = 1.0
     value_migration: float = 1.0
+    overrides: Overrides = ()
 
     def __post_init__(self) -> None:
-        problems = [
+        overrides, problems = _settle_overrides(self.overrides)
+        object.__setattr__(self, "overrides", overrides)
+        problems += [
             _choice_problem("scheme", self.scheme, SCHEMES),
             _number_problem("weight_bits", self.weight_bits, 2, 8, int),
             _number_problem("activation_bits", self.activation_bits, 2, 8, int),
@@ -114,10 +126,52 @@ class QuantConfig:
         return cls(**values)
 
     def to_dict(self) -> dict[str, Any]:
-        return dataclasses.asdict(self)
+        """JSON values; ``overrides`` as pairs, for their order counts, and only where there are."""
+        values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        values["overrides"] = [[pattern, dict(settings)] for pattern, settings in self.overrides]
+        if not self.overrides:
+            del values["overrides"]
+        return values
 
     def replace(self, **changes: Any) -> Self:
         return dataclasses.replace(self, **changes)
+
+    def width(self, setting: str, path: str) -> int:
+        """The bits of one leaf: ``setting`` is one of ``WIDTHS``, ``path`` without ``ibert.``."""
+        found: int = getattr(self, setting)
+        for pattern, settings in self.overrides:
+            if fnmatchcase(path, pattern):
+                found = dict(settings).get(setting, found)
+        return found
+
+
+def _settle_overrides(given: Any) -> tuple[Overrides, list[str | None]]:
+    """``overrides`` as nested pairs, and what is wrong with them."""
+    shape = (
+        "overrides must map patterns of leaf paths to settings, such as "
+        f'{{"encoder.layer.0.*": {{"activation_bits": 4}}}}, got {given!r}'
+    )
+    try:
+        pairs = [
+            (pattern, dict(settings))
+            for pattern, settings in (given.items() if isinstance(given, Mapping) else given)
+        ]
+    except (TypeError, ValueError):
+        return (), [shape]
+    problems: list[str | None] = []
+    for pattern, settings in pairs:
+        if not isinstance(pattern, str) or not settings:
+            problems.append(shape)
+        for name, value in settings.items():
+            if name in WIDTHS:
+                where = f"{name} of {pattern!r} in overrides"
+                problems.append(_number_problem(where, value, 2, 8, int))
+            else:
+                problems.append(
+                    f"overrides of {pattern!r} know {' and '.join(WIDTHS)}, got {name!r}"
+                )
+    in_order = [(pattern, tuple(sorted(settings.items(), key=str))) for pattern, settings in pairs]
+    return tuple(in_order), problems
 
 
 # name, smallest, largest, type

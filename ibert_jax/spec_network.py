@@ -49,6 +49,12 @@ def activation(leaf: Leaf, *operands: Rows) -> Rows:
     ]
 
 
+def narrow_activation(leaf: Leaf, x: Rows) -> Rows:
+    """Where layers differ in width: saturated at the widest layer's, then at its own."""
+    rows = activation({"multipliers": [leaf["multiplier"]], "bits": leaf["bits"]}, x)
+    return [[min(max(q, ~leaf["highest"]), leaf["highest"]) for q in row] for row in rows]
+
+
 def linear(leaf: Leaf, x: Rows) -> Rows:
     return [spec.linear(row, leaf["weight"], leaf["bias"]) for row in x]
 
@@ -130,6 +136,7 @@ def unchanged(leaf: Leaf, x: Any) -> Any:
 OPERATIONS: dict[str, Callable[..., Any]] = {
     "IntegerEmbedding": embedding,
     "IntegerAct": activation,
+    "IntegerNarrowAct": narrow_activation,
     "IntegerPass": unchanged,
     "IntegerLinear": linear,
     "IntegerLayerNorm": layernorm,

@@ -75,7 +75,11 @@ CHANGED = IBertConfig(
     output_attentions=True,
     output_hidden_states=True,
     return_dict=False,
-    quantization=QuantConfig(momentum=-1, layernorm_migration=0.5),
+    quantization=QuantConfig(
+        momentum=-1,
+        layernorm_migration=0.5,
+        overrides={"z.*": {"weight_bits": 4}, "a.*": {"weight_bits": 3, "activation_bits": 5}},
+    ),
     extra={"note": "kept", "nested": {"a": [1, 2]}},
 )
 
@@ -219,6 +223,17 @@ def test_a_missing_file_is_named(tmp_path: Path):
         IBertConfig.from_json_file(tmp_path / "config.json")
 
 
+def test_the_last_override_that_matches_counts():
+    quantization = QuantConfig(
+        weight_bits=6,
+        overrides={"encoder.*": {"weight_bits": 4}, "encoder.layer.1.*": {"weight_bits": 8}},
+    )
+    paths = ("embeddings.a", "encoder.layer.0.a", "encoder.layer.1.a")
+    assert [quantization.width("weight_bits", path) for path in paths] == [6, 4, 8]
+    assert quantization.width("activation_bits", "encoder.layer.1.a") == 8
+    assert QuantConfig.from_dict(quantization.to_dict()) == quantization
+
+
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
@@ -226,6 +241,13 @@ def test_a_missing_file_is_named(tmp_path: Path):
         ({"weight_bits": 16}, "weight_bits must be an integer between 2 and 8, got 16"),
         ({"momentum": 1.0}, "momentum"),
         ({"value_migration": -0.1}, "value_migration must be a number between 0 and 1"),
+        ({"overrides": {"*": {"weight_bits": 9}}}, r"weight_bits of '\*' in overrides must be an"),
+        (
+            {"overrides": {"*": {"bits": 4}}},
+            r"overrides of '\*' know weight_bits and .*, got 'bits'",
+        ),
+        ({"overrides": "encoder.*"}, "overrides must map patterns of leaf paths to settings"),
+        ({"overrides": {"*": 4}}, "overrides must map patterns of leaf paths to settings"),
     ],
 )
 def test_bad_quantization_is_named(setting: dict[str, Any], message: str):

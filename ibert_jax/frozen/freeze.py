@@ -14,7 +14,9 @@ from ibert_jax.frozen.network import replace_leaves, stack_layers
 from ibert_jax.frozen.program import EMBEDS, IntegerModel
 from ibert_jax.frozen.states import StateScales
 from ibert_jax.integer.dyadic import Multiplier
+from ibert_jax.layers.activation import IntegerAct, of_one_structure
 from ibert_jax.layers.leaf import ObservingLeaf, recorded, set_life
+from ibert_jax.layers.widths import set_widths
 from ibert_jax.models.pretrained import IBertPreTrainedModel, refuse_without_effect
 from ibert_jax.quantize.tensor import QuantizedTensor
 
@@ -42,8 +44,10 @@ def freeze(model: IBertPreTrainedModel) -> IntegerModel:
             "ib.calibrate(model, batches) or train quantization-aware before freezing"
         )
     network = nnx.clone(model)
+    set_widths(network, model.config.quantization)
     set_life(network, quantized=True, observing=False, deterministic=True, recording=True)
     leaves, scales, states = jax.device_get(_record(network))
+    leaves = _alike(leaves)
     config = dataclasses.replace(model.config, quant_mode=True)
     for _, module in nnx.iter_modules(network):
         if isinstance(module, IBertPreTrainedModel):
@@ -81,6 +85,20 @@ def _record(
 
 def _offset(tensor: QuantizedTensor) -> jax.Array:
     return jnp.float32(0) if tensor.offset is None else tensor.offset
+
+
+def _alike(leaves: dict[str, Any]) -> dict[str, Any]:
+    """The integer leaves, activations of different widths at one place made of one structure."""
+    acts = {path: leaf for path, leaf in leaves.items() if isinstance(leaf, IntegerAct)}
+    places: dict[str, list[str]] = {}
+    for path in acts:
+        places.setdefault(_place(path), []).append(path)
+    made = {
+        path: act
+        for paths in places.values()
+        for path, act in zip(paths, of_one_structure(acts[p] for p in paths), strict=True)
+    }
+    return {**leaves, **made}
 
 
 def _without_idle_shifts(leaves: dict[str, Any], path: str) -> Any:

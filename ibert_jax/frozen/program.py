@@ -186,8 +186,13 @@ class IntegerModel:
                 "again, or pass input_ids"
             )
         rows = jnp.asarray(as_array(inputs_embeds), jnp.float32)
-        per_row = self.config.quantization.scheme != "reference"  # as the table itself
-        return quantize_rows(rows, jnp.float32(scale), per_row=per_row)
+        quantization = self.config.quantization
+        return quantize_rows(  # as the table itself
+            rows,
+            jnp.float32(scale),
+            bits=quantization.width("weight_bits", "embeddings.word_embeddings"),
+            per_row=quantization.scheme != "reference",
+        )
 
     def scale_of(self, output: str) -> float:
         """The scale of an output's integers."""

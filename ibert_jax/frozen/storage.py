@@ -34,7 +34,7 @@ from ibert_jax.frozen.network import frozen_network
 from ibert_jax.frozen.program import IntegerModel
 from ibert_jax.frozen.states import StateScales
 from ibert_jax.integer.dyadic import Multiplier
-from ibert_jax.layers.activation import IntegerAct, IntegerPass
+from ibert_jax.layers.activation import IntegerAct, IntegerNarrowAct, IntegerPass
 from ibert_jax.layers.attention import IntegerContext, IntegerScores
 from ibert_jax.layers.decoder import IntegerDecoder
 from ibert_jax.layers.dropout import IntegerDropout
@@ -65,6 +65,7 @@ KINDS = {
         IntegerGELU,
         IntegerLayerNorm,
         IntegerLinear,
+        IntegerNarrowAct,
         IntegerPass,
         IntegerScores,
         IntegerSoftmax,

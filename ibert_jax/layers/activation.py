@@ -18,7 +18,7 @@ from ibert_jax.layers.linear import QuantLinear
 from ibert_jax.quantize.calibration import balanced_exponents
 from ibert_jax.quantize.constants import multiplier, power_of_two, scale_of_range
 from ibert_jax.quantize.ranges import RangeStatistic
-from ibert_jax.quantize.schemes import ActivationFormat
+from ibert_jax.quantize.schemes import MATMUL_BITS, ActivationFormat
 from ibert_jax.quantize.straight_through import straight_through
 from ibert_jax.quantize.tensor import QuantizedTensor, dequantize, value_of
 
@@ -45,6 +45,47 @@ class IntegerAct:
     def __call__(self, *operands: jax.Array) -> jax.Array:
         """int32 or int8 [..., C] each -> int8 [..., C] for 8 bits and fewer, else int32."""
         return _requantize_sum(operands, self.multipliers, bits=self.bits)
+
+    @property
+    def highest(self) -> int:
+        """The largest integer; the smallest is one further from 0."""
+        return 2 ** (self.bits - 1) - 1
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class IntegerNarrowAct:
+    """The frozen activation where the layers of a stack differ in width.
+
+    A stack has one structure, so its widths are data. The operand saturates at the widest
+    layer's width and then at its own, which is the same as at its own alone.
+
+    Attributes:
+        multiplier: of the one operand.
+        highest: int8 scalar, the largest integer; the smallest is one further from 0.
+        bits: width of the widest layer, at most 8.
+    """
+
+    multiplier: Multiplier
+    highest: jax.Array
+    bits: int = dataclasses.field(metadata={"static": True})
+
+    def __call__(self, q: jax.Array) -> jax.Array:
+        """int32 or int8 [..., C] -> int8 [..., C]."""
+        wide = _requantize_sum((q,), (self.multiplier,), bits=self.bits)
+        return jnp.clip(wide, ~self.highest, self.highest)
+
+
+def of_one_structure(acts: Iterable[IntegerAct]) -> list[IntegerAct | IntegerNarrowAct]:
+    """The activations of one place in every layer, alike but for their arrays."""
+    acts = list(acts)
+    widest = max(act.bits for act in acts)
+    if all(act.bits == widest for act in acts):
+        return list(acts)
+    return [
+        IntegerNarrowAct(act.multipliers[0], np.int8(act.highest), widest)  # type: ignore[arg-type]
+        for act in acts
+    ]
 
 
 @materialized
@@ -87,10 +128,14 @@ class QuantAct(ObservingLeaf):
     ``x_min``, ``x_max`` float32 scalar or [C]; for the granularity ``balanced`` also
     ``channel_exponent`` float32 [C], whole numbers: channel c has 2^exponent[c] times the
     tensor's scale.
+
+    ``form.bits`` may be changed while the model is float (``layers.widths``) where ``adjustable``:
+    where what it quantizes enters a matmul.
     """
 
     def __init__(self, form: ActivationFormat, channels: int, momentum: float = 0.95) -> None:
         self.form = form
+        self.adjustable = form.bits == MATMUL_BITS
         super().__init__(() if form.granularity == "tensor" else (channels,), momentum)
         if form.granularity == "balanced":
             self.channel_exponent = RangeStatistic(jnp.zeros((channels,), jnp.float32))

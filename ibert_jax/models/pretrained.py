@@ -18,12 +18,11 @@ from ibert_jax import checks
 from ibert_jax.checkpoints import locate, read_checkpoint, recall, remember, write_checkpoint
 from ibert_jax.config import IBertConfig
 from ibert_jax.layers.leaf import Leaf, leaves_of, set_life
+from ibert_jax.layers.widths import BACKBONE, set_widths
 from ibert_jax.models.inputs import EncoderArguments, EncoderInputs, Life, encoder_inputs
 
 logger = logging.getLogger(__name__)
 
-BACKBONE = "ibert."
-"""Attribute of the head models that holds the encoder; checkpoints name it variously."""
 OTHER_NAMES = {"lm_head.decoder.bias": "lm_head.bias"}
 """Attribute path -> the name of a parameter in checkpoints, where they differ."""
 
@@ -56,10 +55,12 @@ class IBertPreTrainedModel(nnx.Module):
         """Enter (or leave) the quantization-aware life; returns the model.
 
         Raises:
-            ValueError: the configuration asks for something that this life does not do yet.
+            ValueError: the configuration asks for something that this life does not do, or
+                overrides the bits of leaves that there are not.
         """
         if enabled:
             refuse_without_effect(self.config)
+            set_widths(self, self.config.quantization)
         set_life(self, quantized=enabled)
         self.config = dataclasses.replace(self.config, quant_mode=enabled)
         return self
@@ -169,8 +170,6 @@ def refuse_without_effect(config: IBertConfig) -> None:
     quantization = config.quantization
     expected = {
         "force_dequant": (config.force_dequant, "none"),
-        "weight_bits": (quantization.weight_bits, 8),
-        "activation_bits": (quantization.activation_bits, 8),
         "gelu_migration": (quantization.gelu_migration, 1.0),
         "value_migration": (quantization.value_migration, 1.0),
     }

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ibert_jax.frozen.network import watch_leaves
-from ibert_jax.layers.activation import IntegerAct
+from ibert_jax.layers.activation import IntegerAct, IntegerNarrowAct
 
 
 def saturation(program: Any, batches: Iterable[Mapping[str, Any]]) -> dict[str, float]:
@@ -28,8 +28,8 @@ def saturation(program: Any, batches: Iterable[Mapping[str, Any]]) -> dict[str, 
         network = program.network
 
         def record(path: str, leaf: Any, q: Any) -> None:
-            if isinstance(leaf, IntegerAct):
-                found[path] = _counts(q, leaf.bits, batch.get("attention_mask"))
+            if isinstance(leaf, IntegerAct | IntegerNarrowAct):
+                found[path] = _counts(q, leaf.highest, batch.get("attention_mask"))
 
         watch_leaves(network, record)
         network(**batch)
@@ -45,13 +45,14 @@ def saturation(program: Any, batches: Iterable[Mapping[str, Any]]) -> dict[str, 
     return {path: ends[path] / sizes[path] for path in ends if sizes[path]}
 
 
-def _counts(q: jax.Array, bits: int, mask: jax.Array | None) -> tuple[jax.Array, jax.Array]:
-    """How many elements lie at an end of ``bits``, and how many there are, int32 scalars.
+def _counts(
+    q: jax.Array, highest: int | jax.Array, mask: jax.Array | None
+) -> tuple[jax.Array, jax.Array]:
+    """How many elements are ``highest`` or its opposite, and how many there are, int32 scalars.
 
     ``mask`` [B, T] says which count, where ``q`` has a row for each token.
     """
-    limit = 2 ** (bits - 1)
-    at_end = (q <= -limit) | (q >= limit - 1)
+    at_end = (q <= ~highest) | (q >= highest)
     counted = jnp.ones_like(at_end)
     if mask is not None and q.shape[: mask.ndim] == mask.shape:
         counted = counted & (mask != 0).reshape(*mask.shape, *(1,) * (q.ndim - mask.ndim))

@@ -34,6 +34,7 @@ def calibrate(model: Model, batches: Iterable[Mapping[str, Any]]) -> Model:
         ValueError: there is no batch.
     """
     network: Any = model
+    network.quantize(True)  # settings that cannot be had are refused before anything runs
     observers: list[Any] = [m for _, m in nnx.iter_modules(model) if hasattr(m, "x_min")]
     momenta = [observer.momentum for observer in observers]
     for observer in observers:

@@ -33,6 +33,8 @@ class ActivationFormat(NamedTuple):
 
 
 PASS = ActivationFormat(None)
+MATMUL_BITS = 8
+"""Width of what enters a matmul; a configuration may ask for less."""
 LAYERNORM_INPUT_BITS = 20
 """I-BERT asks for 22: at 1,024 channels a row's sum then needs 32 bits and more, and the
 20-bit grid is already 4,000 times finer than the 8-bit activations around it."""

@@ -165,13 +165,13 @@ def test_freezing_before_calibration_names_the_ranges() -> None:
 
 
 @pytest.mark.parametrize(
-    "change", [{"force_dequant": "gelu"}, {"quantization": {"weight_bits": 4}}]
+    "change", [{"force_dequant": "gelu"}, {"quantization": {"value_migration": 0.4}}]
 )
 def test_settings_without_effect_are_refused(change: dict[str, Any]) -> None:
     model = make("channel")
     model.config = model.config.replace(**change)
     for enter in (model.quantize, lambda: ib.freeze(model)):
-        with pytest.raises(ValueError, match=r"do not support (force_dequant|weight_bits)="):
+        with pytest.raises(ValueError, match=r"do not support (force_dequant|value_migration)="):
             enter()
 
 
