@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from functools import partial
 from typing import Any, NamedTuple
@@ -163,6 +164,8 @@ def _on_grid(value: jax.Array, like: QuantizedTensor) -> QuantizedTensor:
     """
     if like.row_sum is not None:
         steps = value * like.row_sum.astype(jnp.float32)
+        if jnp.issubdtype(like.q.dtype, jnp.floating):  # a softmax that stays in float
+            return dataclasses.replace(like, q=steps, value=value)
     else:
         scale = align(like.scale, value.ndim)
         offset = jnp.zeros_like(scale) if like.offset is None else align(like.offset, value.ndim)

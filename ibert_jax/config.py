@@ -341,6 +341,10 @@ class IBertConfig:
         """Longest sequence the position table covers, in tokens."""
         return self.max_position_embeddings - self.pad_token_id - 1
 
+    def keeps_float(self, nonlinearity: str) -> bool:
+        """Whether ``gelu``, ``softmax`` or ``layernorm`` stays in float once quantized."""
+        return self.force_dequant in (nonlinearity, "nonlinear")
+
     def replace(self, **changes: Any) -> Self:
         """A copy with changes; a new ``num_labels`` or ``id2label`` settles the other by itself.
 

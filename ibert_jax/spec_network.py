@@ -161,6 +161,8 @@ class Sentence:
     def apply(self, path: str, *operands: Any) -> Any:
         """The leaf at ``path``; a softmax's row sums are kept beside its numerators."""
         leaf = self.leaves[path]
+        if leaf["kind"] not in OPERATIONS:
+            raise ValueError(f"{path}: there is no integer specification of a {leaf['kind']}")
         result = OPERATIONS[leaf["kind"]](leaf, *operands)
         if isinstance(result, tuple):
             self.tensors[path], self.tensors[f"{path}.row_sum"] = result

@@ -69,7 +69,7 @@ def run(args: argparse.Namespace) -> int:
         batches = list(calibration_batches(sentences, tokenizer, model.config, args))
         calibrate(model, console.progress(batches, what="calibration batches"))
     program = _frozen(model)
-    certificate = _certified(program, batches) if args.certificate else None
+    certificate = certified(program, batches) if args.certificate else None
     program.save(args.output, certificate)
     tokenizer.save(args.output)
     size = sum(path.stat().st_size for path in Path(args.output).iterdir() if path.is_file())
@@ -79,14 +79,18 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _certified(program: Any, batches: list[dict[str, Any]]) -> Any:
-    """The program's certificate; saturation from the calibration batches of the commonest shape."""
-    from ibert_jax.proof import certify
+def certified(program: Any, batches: list[dict[str, Any]]) -> Any:
+    """The program's certificate; saturation from the calibration batches of the commonest shape.
+
+    Of a model that keeps operations in float on purpose, it says so.
+    """
+    from ibert_jax.proof import certify, examine
 
     shapes = Counter(batch["input_ids"].shape for batch in batches)
     common = [b for b in batches if b["input_ids"].shape == shapes.most_common(1)[0][0]]
     length = min(128, program.config.max_sequence_length)
-    return certify(program, sequence_length=length, batches=common)
+    judge = certify if program.config.force_dequant == "none" else examine
+    return judge(program, sequence_length=length, batches=common)
 
 
 def _frozen(model: Any) -> Any:

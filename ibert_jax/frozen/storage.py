@@ -35,14 +35,14 @@ from ibert_jax.frozen.program import IntegerModel
 from ibert_jax.frozen.states import StateScales
 from ibert_jax.integer.dyadic import Multiplier
 from ibert_jax.layers.activation import IntegerAct, IntegerNarrowAct, IntegerPass
-from ibert_jax.layers.attention import IntegerContext, IntegerScores
+from ibert_jax.layers.attention import FloatContext, IntegerContext, IntegerScores
 from ibert_jax.layers.decoder import IntegerDecoder
 from ibert_jax.layers.dropout import IntegerDropout
 from ibert_jax.layers.embedding import IntegerEmbedding
-from ibert_jax.layers.gelu import IntegerGELU
-from ibert_jax.layers.layernorm import IntegerLayerNorm
+from ibert_jax.layers.gelu import FloatGELU, IntegerGELU
+from ibert_jax.layers.layernorm import FloatLayerNorm, IntegerLayerNorm
 from ibert_jax.layers.linear import IntegerLinear
-from ibert_jax.layers.softmax import IntegerSoftmax
+from ibert_jax.layers.softmax import FloatSoftmax, IntegerSoftmax
 from ibert_jax.layers.tanh import IntegerTanh
 from ibert_jax.models.pretrained import IBertPreTrainedModel
 
@@ -57,6 +57,10 @@ ARRAY = "array"
 KINDS = {
     kind.__name__: kind
     for kind in (
+        FloatContext,
+        FloatGELU,
+        FloatLayerNorm,
+        FloatSoftmax,
         IntegerAct,
         IntegerContext,
         IntegerDecoder,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 import jax
+import jax.numpy as jnp
 from jax import lax
 
 from ibert_jax.integer.barrier import row_major
@@ -12,7 +13,7 @@ from ibert_jax.integer.matmul import dot_s8, dot_u8_s8
 from ibert_jax.integer.softmax import divide_by_row_sum
 from ibert_jax.layers.leaf import Leaf
 from ibert_jax.quantize.straight_through import straight_through
-from ibert_jax.quantize.tensor import QuantizedTensor, dequantize, value_of
+from ibert_jax.quantize.tensor import QuantizedTensor, dequantize, round_onto, value_of
 
 CONTEXT_FRACTION_BITS = 21
 _SCORES = (((3,), (3,)), ((0, 1), (0, 1)))
@@ -68,6 +69,25 @@ class IntegerContext:
         return merge_heads(divide_by_row_sum(total.reshape(batch, heads, length, -1), row_sum))
 
 
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class FloatContext:
+    """A frozen weighted mean whose weights a float softmax made (``force_dequant``)."""
+
+    heads: int = dataclasses.field(metadata={"static": True})
+
+    def __call__(self, weights: tuple[jax.Array, jax.Array], value: jax.Array) -> jax.Array:
+        """float32 weights, ones; int8 [B, T, H * D] -> int32 at 2^-21 value steps."""
+        mean = weighted_mean(weights[0], value.astype(jnp.float32), self.heads)
+        # At most the largest value times the sum of a row's weights, one: 2^28.
+        return round_onto(mean, 2.0**CONTEXT_FRACTION_BITS, 2**28)
+
+
+def weighted_mean(weights: jax.Array, value: jax.Array, heads: int) -> jax.Array:
+    """float32 weights [B, H, T, T], value [B, T, H * D] -> [B, T, H * D]."""
+    return merge_heads(lax.dot_general(weights, split_heads(value, heads), _CONTEXT))
+
+
 class AttentionScores(Leaf):
     """query . key for every head (softmax divides by sqrt(D))."""
 
@@ -92,11 +112,17 @@ class AttentionScores(Leaf):
 
 
 class AttentionContext(Leaf):
-    """The attention-weighted mean of the values."""
+    """The attention-weighted mean of the values.
 
-    def __init__(self, heads: int) -> None:
+    Args:
+        heads: H.
+        in_float: whether the weights stay in float once quantized (``force_dequant``).
+    """
+
+    def __init__(self, heads: int, *, in_float: bool = False) -> None:
         super().__init__()
         self.heads = heads
+        self.in_float = in_float
 
     def __call__(
         self, weights: jax.Array | QuantizedTensor, value: jax.Array | QuantizedTensor
@@ -105,12 +131,12 @@ class AttentionContext(Leaf):
         if not isinstance(weights, QuantizedTensor) or not isinstance(value, QuantizedTensor):
             return self._float(value_of(weights), value_of(value))
         assert weights.row_sum is not None
-        q = self.record(IntegerContext(self.heads))((weights.q, weights.row_sum), value.q)
+        kind = FloatContext if self.in_float else IntegerContext
+        q = self.record(kind(self.heads))((weights.q, weights.row_sum), value.q)
         # Two short scales and a power of two: exact, dropout's scale included.
         scale = weights.scale * value.scale * 2.0**-CONTEXT_FRACTION_BITS
         result = straight_through(self._float, dequantize(q, scale), weights.value, value.value)
         return QuantizedTensor(q, scale, result)
 
     def _float(self, weights: jax.Array, value: jax.Array) -> jax.Array:
-        context = lax.dot_general(weights, split_heads(value, self.heads), _CONTEXT)
-        return merge_heads(context)
+        return weighted_mean(weights, value, self.heads)

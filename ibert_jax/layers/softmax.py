@@ -59,6 +59,28 @@ class IntegerSoftmax:
         return numerators, row_sum
 
 
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class FloatSoftmax:
+    """A frozen softmax that was left in float (``force_dequant``).
+
+    Attributes:
+        scale: float32 scalar, that of the scores, with sqrt(D) divided out.
+    """
+
+    scale: jax.Array
+
+    def __call__(
+        self, scores: jax.Array, mask: jax.Array, heads: jax.Array | None = None
+    ) -> tuple[jax.Array, jax.Array]:
+        """int32 [B, H, T, T], bool [B, 1, 1, T] -> float32 weights, int32 ones [B, H, T, 1].
+
+        The ones stand where the integer softmax has its row sums: nothing is left to divide by.
+        """
+        weights = scaled_softmax(dequantize(scores, self.scale), mask, jnp.float32(1), heads)
+        return weights, jnp.ones((*scores.shape[:-1], 1), jnp.int32)
+
+
 class IntSoftmax(Leaf):
     """Softmax of attention scores over sqrt(D).
 
@@ -66,10 +88,13 @@ class IntSoftmax(Leaf):
         width: D, the channels of a head.
         scheme: ``channel``, where the row sum is divided out after the matmul with the
             values; or ``reference``, the published softmax, which floors each weight to 8 bits.
+        in_float: whether it stays in float once quantized (``force_dequant``); its weights are
+            floats then, for an ``AttentionContext`` that is in float as well.
     """
 
-    def __init__(self, width: int, scheme: str) -> None:
+    def __init__(self, width: int, scheme: str, *, in_float: bool = False) -> None:
         super().__init__()
+        self.in_float = in_float
         self.width = width
         self.scheme = scheme
 
@@ -84,11 +109,15 @@ class IntSoftmax(Leaf):
         if not isinstance(scores, QuantizedTensor):
             return scaled_softmax(scores, mask, width, heads)
         heads = None if heads is None else heads.astype(jnp.bool_)
-        grid = python_number(2**GRID_BITS / (math.log(2) * math.sqrt(self.width)))
-        integer = IntegerSoftmax(to_grid(scores.scale, grid), self.scheme == "reference")
-        q, row_sum = self.record(integer)(scores.q, mask, heads)
+        q, row_sum = self.record(self._frozen(scores.scale))(scores.q, mask, heads)
         scale = jnp.float32(1)
         value = straight_through(
             scaled_softmax, dequantize(q, scale, row_sum=row_sum), scores.value, mask, width, heads
         )
         return QuantizedTensor(q, scale, value, row_sum=row_sum)
+
+    def _frozen(self, scale: jax.Array) -> IntegerSoftmax | FloatSoftmax:
+        if self.in_float:
+            return FloatSoftmax(scale / jnp.sqrt(jnp.float32(self.width)))
+        grid = python_number(2**GRID_BITS / (math.log(2) * math.sqrt(self.width)))
+        return IntegerSoftmax(to_grid(scale, grid), self.scheme == "reference")

@@ -32,9 +32,11 @@ class IBertSelfAttention(nnx.Module):
         self.key_activation = QuantAct(forms["key"], size, momentum)
         self.value_activation = QuantAct(forms["value"], size, momentum)
         self.scores = AttentionScores(heads)
-        self.softmax = IntSoftmax(size // heads, config.quantization.scheme)
+        self.softmax = IntSoftmax(
+            size // heads, config.quantization.scheme, in_float=config.keeps_float("softmax")
+        )
         self.dropout = Dropout(config.attention_probs_dropout_prob)
-        self.context = AttentionContext(heads)
+        self.context = AttentionContext(heads, in_float=config.keeps_float("softmax"))
         self.output_activation = QuantAct(forms["context"], size, momentum)
 
     def __call__(
@@ -55,12 +57,13 @@ class IBertSelfOutput(nnx.Module):
     def __init__(self, config: IBertConfig, in_features: int, role: str, *, rngs: nnx.Rngs) -> None:
         forms, size = SCHEMES[config.quantization.scheme], config.hidden_size
         momentum = config.quantization.momentum
+        norm_in_float = config.keeps_float("layernorm")
         self.dense = QuantLinear(
             in_features, size, initializer_range=config.initializer_range, rngs=rngs
         )
         self.dropout = Dropout(config.hidden_dropout_prob)
         self.ln_input_act = QuantAct(forms["residual_sum"], size, momentum)
-        self.LayerNorm = IntLayerNorm(size, config.layer_norm_eps)
+        self.LayerNorm = IntLayerNorm(size, config.layer_norm_eps, in_float=norm_in_float)
         self.output_activation = QuantAct(forms[role], size, momentum)
 
     def __call__(self, x: Any, residual: Any, rngs: nnx.Rngs | None) -> Any:

@@ -35,6 +35,7 @@ class IBertEmbeddings(nnx.Module):
     def __init__(self, config: IBertConfig, *, rngs: nnx.Rngs) -> None:
         forms, size = SCHEMES[config.quantization.scheme], config.hidden_size
         momentum, spread = config.quantization.momentum, config.initializer_range
+        norm_in_float = config.keeps_float("layernorm")
 
         def table(rows: int, padding_idx: int | None = None) -> QuantEmbedding:
             return QuantEmbedding(
@@ -50,7 +51,7 @@ class IBertEmbeddings(nnx.Module):
         self.token_type_embeddings = table(config.type_vocab_size)
         self.position_embeddings = table(config.max_position_embeddings, config.pad_token_id)
         self.embeddings_act1 = QuantAct(forms["embedding_sum"], size, momentum)
-        self.LayerNorm = IntLayerNorm(size, config.layer_norm_eps)
+        self.LayerNorm = IntLayerNorm(size, config.layer_norm_eps, in_float=norm_in_float)
         self.output_activation = QuantAct(forms["embedding_output"], size, momentum)
         self.dropout = Dropout(config.hidden_dropout_prob)
 

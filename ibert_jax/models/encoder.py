@@ -24,7 +24,9 @@ class IBertIntermediate(nnx.Module):
         self.dense = QuantLinear(
             config.hidden_size, size, initializer_range=config.initializer_range, rngs=rngs
         )
-        self.intermediate_act_fn = IntGELU(config.quantization.momentum)
+        self.intermediate_act_fn = IntGELU(
+            config.quantization.momentum, in_float=config.keeps_float("gelu")
+        )
         self.output_activation = QuantAct(
             forms["intermediate_output"], size, config.quantization.momentum
         )

@@ -25,11 +25,12 @@ class IBertLMHead(nnx.Module):
     def __init__(self, config: IBertConfig, *, rngs: nnx.Rngs) -> None:
         forms, size = SCHEMES[config.quantization.scheme], config.hidden_size
         momentum = config.quantization.momentum
+        norm_in_float = config.keeps_float("layernorm")
         self.input_act = QuantAct(forms["head_input"], size, momentum)
         self.dense = QuantLinear(size, size, initializer_range=config.initializer_range, rngs=rngs)
-        self.activation = IntGELU(momentum)
+        self.activation = IntGELU(momentum, in_float=config.keeps_float("gelu"))
         self.ln_input_act = QuantAct(forms["residual_sum"], size, momentum)
-        self.layer_norm = IntLayerNorm(size, config.layer_norm_eps)
+        self.layer_norm = IntLayerNorm(size, config.layer_norm_eps, in_float=norm_in_float)
         self.output_act = QuantAct(forms["decoder_input"], size, momentum)
         self.decoder = QuantDecoder(config.vocab_size)
 

@@ -169,7 +169,6 @@ def refuse_without_effect(config: IBertConfig) -> None:
     """
     quantization = config.quantization
     expected = {
-        "force_dequant": (config.force_dequant, "none"),
         "gelu_migration": (quantization.gelu_migration, 1.0),
         "value_migration": (quantization.value_migration, 1.0),
     }

@@ -48,6 +48,8 @@ class Certificate:
     overflow: what was proved of the ranges; None where that was left out.
     saturation: for each quantized activation by path, the share of its elements at either end of
       its range, on the text that was given; empty if none was.
+    force_dequant: the nonlinearities that the model's configuration leaves in float, for
+      experiments; `none` in an integer-only program. Ranges of others are not analysed.
     """
 
     versions: dict[str, str]
@@ -60,6 +62,7 @@ class Certificate:
     findings: tuple[Finding, ...]
     overflow: OverflowReport | None = None
     saturation: dict[str, float] = field(default_factory=dict)
+    force_dequant: str = "none"
 
     @property
     def ok(self) -> bool:
@@ -69,6 +72,8 @@ class Certificate:
     def __str__(self) -> str:
         count = len(self.findings)
         verdict = f"NOT integer-only, {count} findings" if count else "integer-only"
+        if self.force_dequant != "none":
+            verdict += f" (force_dequant={self.force_dequant!r} leaves operations in float)"
         forms = ", ".join(
             f"{form} {self.float_operations[form]}/{sum(self.operations[form].values())}"
             for form in FORMS
@@ -89,6 +94,11 @@ class Certificate:
         if self.ok:
             return
         expected = "only integer operations" if self.findings else "no overflow"
+        if self.force_dequant != "none":
+            expected += (
+                f" (the model was frozen with force_dequant={self.force_dequant!r}, for"
+                " experiments; freeze one with 'none')"
+            )
         found = [*map(str, self.findings), *(self.overflow.problems if self.overflow else ())]
         more = len(found) - _SHOWN
         rest = f"; and {more} more in error.certificate" if more > 0 else ""
@@ -168,6 +178,8 @@ def examine(
     # The program is an argument, so that its arrays are visited as types and not as constants.
     counted = census(_integers, program, tokens, tokens)
     device = jax.devices()[0]
+    in_float = getattr(getattr(program, "config", None), "force_dequant", "none")
+    overflow = overflow and hasattr(program, "config") and in_float == "none"
     return Certificate(
         versions={
             "ibert_jax": ibert_jax.__version__,
@@ -181,8 +193,9 @@ def examine(
         operations=counted.operations,
         float_operations=counted.float_operations,
         findings=(*_arrays(program), *counted.findings),
-        overflow=_overflow(program) if overflow and hasattr(program, "config") else None,
+        overflow=_overflow(program) if overflow else None,
         saturation=saturation(program, batches),
+        force_dequant=in_float,
     )
 
 

@@ -17,7 +17,8 @@ class QuantizedTensor:
     """Integers, what they stand for, and a float that carries gradients.
 
     Invariants:
-        * ``q``: integers [..., C] (int8, uint8 or int32), the very ones of the frozen program;
+        * ``q``: integers [..., C] (int8, uint8 or int32), the very ones of the frozen program
+          (float32 only behind a softmax that ``force_dequant`` left in float);
         * ``scale``: float32, scalar or per channel [C];
         * ``offset``: float32 [C] or None; what LayerNorm's bias adds to every channel;
         * ``row_sum``: int32 [..., 1] or None; a division that is still to be done;
@@ -51,6 +52,18 @@ def dequantize(
     if row_sum is not None:
         value = value / jnp.maximum(row_sum, 1).astype(jnp.float32)
     return value if offset is None else value + align(offset, q.ndim)
+
+
+def round_onto(value: jax.Array, steps_per_unit: jax.Array | float, limit: int) -> jax.Array:
+    """int32 integers of a float32 ``value`` that an operation left in float has computed.
+
+    Args:
+        value: float32 [..., C].
+        steps_per_unit: float32 scalar, a power of two: the inverse of the result's scale.
+        limit: 1 to 2^30; the integers lie in [-limit, limit].
+    """
+    steps = jnp.round(value * steps_per_unit)
+    return jnp.clip(steps, -float(limit), float(limit)).astype(jnp.int32)
 
 
 def value_of(x: jax.Array | QuantizedTensor) -> jax.Array:

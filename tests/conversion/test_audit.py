@@ -184,3 +184,16 @@ def test_no_text(tmp_path: Path, checkpoint: Path):
     (tmp_path / "empty.txt").write_text("\n\n")
     with pytest.raises(ValueError, match=r"expected sentences, one a line; .*empty.txt holds none"):
         audit.read_inputs(checkpoint, tmp_path / "empty.txt", lines=4, length=12)
+
+
+def test_nonlinearities_left_in_float_are_those_of_the_published_code(
+    inputs: dict[str, np.ndarray], tmp_path: Path
+):
+    quantized_ibert(3, **SIZES, force_dequant="nonlinear").save_pretrained(tmp_path)
+    found = audit.audit(tmp_path, inputs)
+    assert found.failing == ()
+    fed = {d.leaf: d.fed_mean for d in found.distances}
+    nonlinear = [fed[path] for path in fed if path.endswith(("LayerNorm", "act_fn", "softmax"))]
+    assert len(nonlinear) == 9
+    # In integers they are some 0.02 steps away.
+    assert max(x for x in nonlinear if x is not None) < 2e-3
