@@ -1,10 +1,13 @@
-"""Lines of text, read strictly: what is not UTF-8 is named by file and line."""
+"""Lines of text: what is not UTF-8 is named by file and line, or told beside the line."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+LONGEST_LINE = 2**20
+"""Bytes of a line that `readable_lines` reads."""
 
 
 class Line(NamedTuple):
@@ -59,3 +62,43 @@ def not_blank(lines: Iterable[Line], name: str) -> Iterator[Line]:
             yield line
     if not found:
         raise ValueError(f"expected at least one sentence, {name} holds none")
+
+
+class ReadLine(NamedTuple):
+    """One line of input, readable or not. number: counted from 1. text: without its line ending.
+
+    problem: why it is no text, else None.
+    """
+
+    number: int
+    text: str
+    problem: str | None
+
+
+def readable_lines(stream: Any, name: str) -> Iterator[ReadLine]:
+    """Read a binary stream leniently, holding no more than `LONGEST_LINE` bytes of a line.
+
+    Lines end, and a byte order mark is dropped, as in `decode_lines`. Raises ValueError for what
+    begins as UTF-16 does. name: what to call the stream in that error.
+    """
+    number = 0
+    while raw := stream.readline(LONGEST_LINE + 1):
+        number += 1
+        length, rest = len(raw), raw
+        while len(rest) > LONGEST_LINE and not rest.endswith(b"\n"):
+            rest = stream.readline(LONGEST_LINE + 1)
+            length += len(rest)
+        if number == 1:
+            if raw.startswith((b"\xff\xfe", b"\xfe\xff")):
+                raise ValueError(f"expected UTF-8 text, {name} is UTF-16; convert it to UTF-8")
+            raw = raw.removeprefix(b"\xef\xbb\xbf")
+        if length > LONGEST_LINE:
+            problem = f"the line has {length} bytes, more than the {LONGEST_LINE} that are read"
+            yield ReadLine(number, "", problem)
+            continue
+        try:
+            yield ReadLine(number, raw.decode().rstrip("\r\n"), None)
+        except UnicodeDecodeError as error:
+            problem = f"byte 0x{raw[error.start]:02x} at place {error.start + 1} is not UTF-8"
+            # What can be read of it tells a CSV reader where the record ends.
+            yield ReadLine(number, raw.decode(errors="replace").rstrip("\r\n"), problem)

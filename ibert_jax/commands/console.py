@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import shutil
 import sys
-from collections.abc import Iterable, Sequence
-from typing import Any, TypeVar
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Self, TypeVar
 
 _Item = TypeVar("_Item")
 
@@ -43,6 +43,30 @@ def format_table(header: Sequence[str], rows: Iterable[Sequence[str]], *, right:
     return "\n".join(lines)
 
 
+_COUNTS = ("correct", "total")
+_AS_THEY_ARE = ("perplexity",)
+
+
+def results_table(what: str, results: Mapping[str, Mapping[str, float]]) -> str:
+    """Measures by name, a row each: shares in percent, counts and perplexity as they are.
+
+    what: the header of the names. `primary` is left out.
+    """
+    columns = [name for name in next(iter(results.values())) if name != "primary"]
+    rows = [
+        (name, *(measure(column, found[column]) for column in columns))
+        for name, found in results.items()
+    ]
+    return format_table((what, *columns), rows, right="<" + ">" * len(columns))
+
+
+def measure(name: str, value: float) -> str:
+    """One measure as people read it."""
+    if name in _COUNTS:
+        return str(value)
+    return f"{value:.3f}" if name in _AS_THEY_ARE else f"{100 * value:.2f}"
+
+
 def progress(items: Iterable[_Item], *, total: int | None = None, what: str) -> Iterable[_Item]:
     """The items, counted on standard error while that is a terminal.
 
@@ -59,6 +83,45 @@ def progress(items: Iterable[_Item], *, total: int | None = None, what: str) -> 
         disable=not sys.stderr.isatty() or sys.stdout.isatty(),
     )
     return bar
+
+
+class ByteProgress:
+    """How much of a file has been read, on standard error while that is a terminal.
+
+    total: bytes of the file; None where nobody knows.
+    """
+
+    def __init__(self, total: int | None) -> None:
+        self._total = total
+        self._bar: Any = None
+
+    def show(self, position: int, rows: int, tokens_per_second: float) -> None:
+        """Say how far the job has come. position: of `total`."""
+        from tqdm import tqdm
+
+        if self._bar is None:  # begins where the job begins: what was read over tells no speed
+            self._bar = tqdm(
+                total=self._total,
+                initial=position,
+                bar_format="{percentage:3.0f}%|{bar}| {desc}, {remaining} left"
+                if self._total
+                else "{desc}",
+                file=sys.stderr,
+                leave=False,
+                disable=not sys.stderr.isatty(),
+            )
+        if self._bar.disable:
+            return
+        said = f"{rows:,} rows, {tokens_per_second:,.0f} tokens a second"
+        self._bar.set_description_str(said, refresh=False)
+        self._bar.update(position - self._bar.n)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar is not None:
+            self._bar.close()
 
 
 def note(message: str) -> None:

@@ -1,5 +1,7 @@
 """Text in, answers out."""
 
+from ibert_jax.inference.job import predict_file
+from ibert_jax.inference.journal import Progress
 from ibert_jax.inference.loading import default_directory, load_classifier, load_model
 from ibert_jax.inference.predictor import TASKS, Predictor, Statistics
 from ibert_jax.inference.results import (
@@ -16,9 +18,11 @@ from ibert_jax.inference.results import (
     Span,
     record,
 )
+from ibert_jax.inference.sources import FORMATS, Row, Source
 from ibert_jax.inference.tasks import interpret
 
 __all__ = [
+    "FORMATS",
     "TASKS",
     "Answer",
     "Candidate",
@@ -30,12 +34,16 @@ __all__ = [
     "Mask",
     "Prediction",
     "Predictor",
+    "Progress",
     "Refused",
+    "Row",
+    "Source",
     "Span",
     "Statistics",
     "default_directory",
     "interpret",
     "load_classifier",
     "load_model",
+    "predict_file",
     "record",
 ]

@@ -228,14 +228,16 @@ class Predictor:
                     return
 
     def _draw(self, source: Iterator[Any]) -> tuple[_Window, Exception | None]:
-        """The next window, and what ended it before it was full: StopIteration or a failure."""
+        """The next window, and what ended it early: StopIteration, or a failure that spoils it."""
         window, characters = _Window([], {}), 0
         most = self.batch_size * _BATCHES_PER_WINDOW
         while len(window.rows) < most and characters < _WINDOW_CHARACTERS:
             try:
                 row = next(source)
+            except StopIteration as end:
+                return window, end
             except Exception as error:
-                return window, error
+                return _Window([], {}), error
             try:
                 if isinstance(row, Refused):
                     raise ValueError(row.reason)

@@ -1,0 +1,191 @@
+"""A file of rows in, a file of answers out."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import itertools
+import json
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from ibert_jax.inference.journal import Output, Progress
+from ibert_jax.inference.predictor import Predictor
+from ibert_jax.inference.results import Refused, Result, record
+from ibert_jax.inference.sources import Row, Source
+
+# Of a file's beginning and end, enough to tell it from another of the same size.
+_SAMPLE = 2**16
+
+_HASHED = ("*.safetensors", "config.json", "integer_model.json", "tokenizer.json", "vocab.*")
+
+
+def predict_file(
+    predictor: Predictor,
+    source: Source,
+    output: str | Path,
+    *,
+    problems: str | Path | None = None,
+    model: str | Path | None = None,
+    inputs: bool = True,
+    restart: bool = False,
+    overwrite: bool = False,
+    report: Callable[[Progress, Source], None] | None = None,
+) -> Progress:
+    """Answer every row of a source, in its order, into a file that appears complete or not at all.
+
+    Each good row gives one row of output, which begins with its line number, `line`. Each bad one
+    gives an object in `problems`, `line` and `reason`, and does not stop the job. A job that was
+    killed goes on when it is called again in the same way, and ends with the same bytes; one that
+    reads a stream begins anew.
+
+    Args:
+      output: .tsv or .csv for a table (what is not a plain value is JSON in its cell), else JSON
+        lines.
+      problems: where bad rows are told of; by default `output` with ".bad.jsonl" behind its name.
+      model: the directory that the predictor was loaded from, so that a job is not gone on with by
+        another model.
+      inputs: whether to repeat the texts in the answers.
+      restart: begin anew, whatever an earlier job left.
+      overwrite: whether finished files may be replaced.
+      report: called after every window with how far the job has come.
+
+    Returns:
+      How far it came, over all runs.
+
+    Raises:
+      FileExistsError: the output is there already.
+      ValueError: another job's partial output is there; not a single row could be answered.
+    """
+    output = Path(output)
+    problems = output.with_name(output.name + ".bad.jsonl") if problems is None else Path(problems)
+    job = _job(predictor, source, model, inputs)
+    new = restart or source.size is None
+    with Output(output, problems, job, restart=new, overwrite=overwrite) as out:
+        if not out.progress.done:
+            reason = _run(predictor, source, out, _formatter(output), inputs, report)
+            if not out.progress.answered:
+                rows = out.progress.rows
+                out.discard()
+                said = f"none of the {rows} rows could be answered; the first: {reason}"
+                raise ValueError(f"{source.name}: {said}" if rows else f"{source.name} is empty")
+        out.finish()
+        return out.progress
+
+
+def _run(
+    predictor: Predictor,
+    source: Source,
+    out: Output,
+    formatter: Callable[[Row, Result, bool, bool], str],
+    inputs: bool,
+    report: Callable[[Progress, Source], None] | None,
+) -> str:
+    """Answer what has not been answered yet; returns what was wrong with the first bad row."""
+    waiting: deque[Row] = deque()
+    first_reason = ""
+    for results in predictor.stream(_asked(predictor, source, out.progress.rows, waiting)):
+        answers: list[str] = []
+        bad: list[str] = []
+        tokens = truncated = 0
+        for result in results:
+            row = waiting.popleft()
+            if isinstance(result, Refused):
+                first_reason = first_reason or f"line {row.number}: {result.reason}"
+                bad.append(json.dumps({"line": row.number, "reason": result.reason}) + "\n")
+                continue
+            tokens += result.tokens
+            truncated += result.truncated
+            answers.append(formatter(row, result, inputs, not (answers or out.progress.answered)))
+        done = out.progress
+        done = replace(
+            done,
+            rows=done.rows + len(results),
+            answered=done.answered + len(answers),
+            bad=done.bad + len(bad),
+            tokens=done.tokens + tokens,
+            truncated=done.truncated + truncated,
+        )
+        out.write("".join(answers).encode(errors="backslashreplace"), "".join(bad).encode(), done)
+        if report is not None:
+            report(out.progress, source)
+    return first_reason
+
+
+def _asked(
+    predictor: Predictor, source: Source, skipped: int, waiting: deque[Row]
+) -> Iterator[Any]:
+    """What the predictor is to answer; the rows wait for their answers meanwhile."""
+    for row in itertools.islice(source, skipped, None):
+        waiting.append(row)
+        if row.cells is None:
+            yield Refused(row.problem or "no value")
+            continue
+        try:
+            yield predictor.task.row(row.cells)
+        except (TypeError, ValueError) as error:
+            yield Refused(str(error))
+
+
+def _formatter(output: Path) -> Callable[[Row, Result, bool, bool], str]:
+    """How a row of output is written: from the row, its result, whether to repeat the texts, and
+    whether it is the first."""
+    delimiter = {".tsv": "\t", ".csv": ","}.get(output.suffix.lower())
+
+    def as_json(row: Row, result: Result, inputs: bool, first: bool) -> str:
+        del first
+        values = {"line": row.number, **row.kept, **record(result, inputs=inputs)}
+        # ASCII only: no separator inside a text can then be taken for the end of a line.
+        return json.dumps(values, default=str) + "\n"
+
+    def as_table(row: Row, result: Result, inputs: bool, first: bool) -> str:
+        values = {"line": row.number, **row.kept, **record(result, inputs=inputs)}
+        text = io.StringIO()
+        writer = csv.writer(text, delimiter=delimiter or ",", lineterminator="\n")
+        if first:
+            writer.writerow(values)
+        writer.writerow(_cell(value, delimiter) for value in values.values())
+        return text.getvalue()
+
+    return as_json if delimiter is None else as_table
+
+
+def _cell(value: Any, delimiter: str | None) -> Any:
+    if isinstance(value, str) and delimiter == "\t":
+        return " ".join(value.split())  # as readers of TSV expect: no tabs, no line breaks
+    return value if isinstance(value, str | int | float) else json.dumps(value, default=str)
+
+
+def _job(
+    predictor: Predictor, source: Source, model: str | Path | None, inputs: bool
+) -> dict[str, Any]:
+    """What decides the output's bytes, as plain values."""
+    task = predictor.task
+    options = {
+        name: getattr(task, name)
+        for name in task.__dataclass_fields__
+        if name not in ("config", "tokenizer")
+    }
+    return {
+        "version": 1,
+        "input": source.fingerprint(_SAMPLE),
+        "columns": source.described(),
+        "model": None if model is None else _hash_of(Path(model)),
+        "task": task.head,
+        "options": options,
+        "batch_size": predictor.batch_size,
+        "inputs": inputs,
+    }
+
+
+def _hash_of(directory: Path) -> str:
+    """A hash of the files that decide a model's answers."""
+    digest = hashlib.sha256()
+    for path in sorted({path for pattern in _HASHED for path in directory.glob(pattern)}):
+        with path.open("rb") as file:
+            digest.update(path.name.encode() + hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()
