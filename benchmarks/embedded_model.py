@@ -107,7 +107,7 @@ def write(frozen: Path, output: Path, first: dict, second: dict) -> None:
     for file in frozen.iterdir():
         shutil.copyfile(file, output / file.name)
     program = ibert_jax.IntegerModel.load(output)
-    accuracy = {**first["accuracy"], **second["accuracy"]}
+    accuracy = {**first["results"], **second["results"]}
     size = sum(file.stat().st_size for file in output.iterdir()) / 1e6
     card = CARD.format(
         sentences="67,349",
@@ -122,7 +122,7 @@ def write(frozen: Path, output: Path, first: dict, second: dict) -> None:
         jax=jax.__version__,
         jaxlib=jaxlib.__version__,
         rows=872,
-        float_accuracy=first["accuracy"]["float"]["accuracy"],
+        float_accuracy=first["results"]["float"]["accuracy"],
         calibrated=accuracy["calibrated"]["accuracy"],
         qat=accuracy["qat"]["accuracy"],
         length=program.config.max_sequence_length,

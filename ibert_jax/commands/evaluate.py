@@ -1,31 +1,34 @@
-"""`ibert-jax eval`: the accuracy of one or more models on the same sentences, in one run."""
+"""`ibert-jax eval`: how well one or more models do their task, on the same examples, in one run."""
 
 from __future__ import annotations
 
 import argparse
 import json
+import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Any
 
 from ibert_jax.commands import console
-from ibert_jax.commands.options import add_batching, add_command
-
-if TYPE_CHECKING:
-    from ibert_jax.inference import Predictor
+from ibert_jax.commands.options import add_batching, add_command, positive
 
 _EXAMPLES = """\
   ibert-jax eval my_checkpoint my_integer_model --data dev.tsv
+  ibert-jax eval run/float run/qat my_integer_model --data dev-v1.1.json
   ibert-jax eval my_integer_model --data reviews.tsv --text-column review --json
 """
+
+_COMPARED = ("classification", "token_classification", "question_answering", "multiple_choice")
+"""Kinds whose answers are the same or not."""
 
 
 @dataclass(frozen=True)
 class _Result:
-    """One model's answers. predicted: label indices, in the order of the sentences."""
+    """One model's answers and measures, and how fast it gave them."""
 
     model: str
-    predicted: list[int]
-    correct: int
+    answers: list[Any]
+    measures: dict[str, float]
+    primary: float
     tokens_per_second: float
 
 
@@ -34,7 +37,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = add_command(
         commands,
         "eval",
-        summary="compare the accuracy of models, float or integer, on the same sentences",
+        summary="compare models, float or integer, on the same labelled examples",
         examples=_EXAMPLES,
     )
     parser.add_argument("model", nargs="+", help="model directories; the first is the baseline")
@@ -42,90 +45,116 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         "--data",
         required=True,
         metavar="FILE",
-        help="labelled sentences: .tsv (quotes mean nothing), .csv or .jsonl, UTF-8; labels are "
-        "the model's names or indices",
+        help="labelled examples, UTF-8, as for `ibert-jax train`; labels are the model's names or "
+        "indices",
     )
-    parser.add_argument("--text-column", default="sentence", metavar="NAME")
-    parser.add_argument("--label-column", default="label", metavar="NAME")
+    parser.add_argument(
+        "--task",
+        metavar="NAME",
+        help="a task's name or file (default: the one that the first model was trained for, or "
+        "classification)",
+    )
+    kept = "default: the task's"
+    parser.add_argument("--text-column", metavar="NAME", help=kept)
+    parser.add_argument("--label-column", metavar="NAME", help=kept)
+    parser.add_argument("--max-examples", type=positive, metavar="N", help="read the first N only")
     parser.add_argument("--json", action="store_true", help="one JSON object a model and line")
     add_batching(parser)
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print each model's accuracy and its difference to the first model's."""
-    from ibert_jax.inference import Predictor
-    from ibert_jax.training import read_examples
+    """Print each model's measures and their difference to the first model's."""
+    from ibert_jax.inference import load_model
+    from ibert_jax.tokenizer import Tokenizer
+    from ibert_jax.training import KINDS, load_task, read_examples, task_of
 
-    predictors = [
-        Predictor.load(model, batch_size=args.batch_size, max_length=args.max_length)
-        for model in args.model
-    ]
-    label2id = predictors[0].config.label2id
-    for model, predictor in zip(args.model, predictors, strict=True):
-        if dict(predictor.config.label2id) != dict(label2id):
+    task = load_task(args.task) if args.task else None
+    head = None if task is None else KINDS[task.kind].head.head
+    models = [load_model(args.model[0], head)]
+    task = task or task_of(models[0].config) or load_task("classification")
+    task = task.replace(text=args.text_column, label=args.label_column)
+    head = KINDS[task.kind].head.head
+    models += [load_model(model, head) for model in args.model[1:]]
+    if head != _head(models[0]):
+        models[0] = load_model(args.model[0], head)
+    labels = models[0].config.label2id
+    for name, model in zip(args.model, models, strict=True):
+        if dict(model.config.label2id) != dict(labels):
             raise ValueError(
                 f"expected models with the same labels, {args.model[0]} has "
-                f"{', '.join(label2id)} and {model} has {', '.join(predictor.config.label2id)}"
+                f"{', '.join(labels)} and {name} has {', '.join(model.config.label2id)}"
             )
-    data = read_examples(
-        [args.data], label2id, text_column=args.text_column, label_column=args.label_column
-    )
+    examples = read_examples([args.data], task, labels, limit=args.max_examples)
     results = [
-        _evaluate(model, predictor, data.texts, data.labels)
-        for model, predictor in zip(args.model, predictors, strict=True)
+        _evaluate(name, model, Tokenizer.load(name), examples, task, args)
+        for name, model in zip(args.model, models, strict=True)
     ]
-    if args.json:
-        _print_json(results, len(data.texts))
-    else:
-        _print_table(results, len(data.texts))
+    print(_json(results, len(examples)) if args.json else _table(results, task))
     return 0
 
 
-def _evaluate(model: str, predictor: Predictor, texts: list[str], labels: list[int]) -> _Result:
-    """Answer every sentence with one model."""
-    answers = console.progress(predictor.predict(texts), total=len(texts), what="sentences")
-    label2id = predictor.config.label2id
-    predicted = [label2id[answer.label] for answer in answers]
-    correct = sum(mine == right for mine, right in zip(predicted, labels, strict=True))
-    return _Result(model, predicted, correct, predictor.statistics.tokens_per_second)
+def _head(model: Any) -> str:
+    """The name of the head of a model or a program."""
+    return getattr(model, "kind", type(model)).head
 
 
-def _differences(results: list[_Result]) -> list[int]:
-    """How many sentences each model answers otherwise than the first."""
-    first = results[0].predicted
-    return [
-        sum(mine != base for mine, base in zip(result.predicted, first, strict=True))
-        for result in results
-    ]
+def _evaluate(
+    name: str, model: Any, tokenizer: Any, examples: list[Any], task: Any, args: argparse.Namespace
+) -> _Result:
+    """Answer every example with one model."""
+    from ibert_jax.training import batches_of, evaluate
+
+    data = batches_of(
+        examples,
+        tokenizer=tokenizer,
+        config=model.config,
+        task=task,
+        batch_size=args.batch_size,
+        max_length=args.max_length,
+    )
+    if data.examples.truncated:
+        console.note(f"{name}: {data.examples.truncated} of {len(examples)} examples were cut")
+    started = time.perf_counter()
+    found = evaluate(model, data, task)
+    speed = len(data.examples.tokens) / (time.perf_counter() - started)
+    return _Result(name, found.answers, found.measures, found.primary, speed)
 
 
-def _print_table(results: list[_Result], total: int) -> None:
-    base = results[0].correct
-    rows = [
-        (
-            result.model,
-            f"{100 * result.correct / total:.2f}%",
-            f"{result.correct}/{total}",
-            f"{100 * (result.correct - base) / total:+.2f}",
-            str(changed),
-        )
-        for result, changed in zip(results, _differences(results), strict=True)
-    ]
-    header = ("model", "accuracy", "correct", "points to first", "other answers")
-    print(console.format_table(header, rows, right="<>>>>"))
+def _others(result: _Result, first: _Result) -> int:
+    """How many examples a model answers otherwise than the first."""
+    pairs = zip(result.answers, first.answers, strict=True)
+    return sum(mine != base for mine, base in pairs)
 
 
-def _print_json(results: list[_Result], total: int) -> None:
-    base = results[0].correct
-    for result, changed in zip(results, _differences(results), strict=True):
-        record = {
+def _table(results: list[_Result], task: Any) -> str:
+    first = results[0]
+    compared = task.kind in _COMPARED
+    columns = [*first.measures]
+    # Shares are told in percent, so a difference of theirs is one of points.
+    unit = 1 if task.metric == ("perplexity",) else 100
+    rows = []
+    for result in results:
+        cells = [console.measure(name, result.measures[name]) for name in columns]
+        difference = f"{unit * (result.primary - first.primary):+.2f}"
+        others = [str(_others(result, first))] if compared else []
+        rows.append((result.model, *cells, difference, *others))
+    header = ("model", *columns, "to first", *(["other answers"] if compared else []))
+    return console.format_table(header, rows, right="<" + ">" * (len(header) - 1))
+
+
+def _json(results: list[_Result], total: int) -> str:
+    first = results[0]
+    records = [
+        {
             "model": result.model,
-            "sentences": total,
-            "correct": result.correct,
-            "accuracy": result.correct / total,
-            "difference": (result.correct - base) / total,
-            "other_answers": changed,
+            "examples": total,
+            **result.measures,
+            "primary": result.primary,
+            "difference": result.primary - first.primary,
+            "other_answers": _others(result, first),
             "tokens_per_second": result.tokens_per_second,
         }
-        print(json.dumps(record))
+        for result in results
+    ]
+    return "\n".join(json.dumps(record) for record in records)

@@ -1,4 +1,4 @@
-"""`ibert-jax train`: finetune a checkpoint in float, then quantization-aware."""
+"""`ibert-jax train`: finetune a checkpoint for a task in float, then quantization-aware."""
 
 from __future__ import annotations
 
@@ -7,16 +7,20 @@ import json
 from pathlib import Path
 from typing import Any
 
-from ibert_jax.commands import console
+from ibert_jax.commands.console import results_table
 from ibert_jax.commands.options import add_command, positive
 
 _EXAMPLES = """\
   ibert-jax train my_bert --train train.tsv --dev dev.tsv --output run
   ibert-jax train my_bert --train a.tsv b.csv --output run --labels bad good --float-epochs 3
+  ibert-jax train my_bert --task squad --train train-v1.1.json --dev dev-v1.1.json --output run
+  ibert-jax train my_bert --task mrpc --output run          (data from the Hugging Face hub)
+  ibert-jax train my_bert --task my_task.toml --train train.conll --dev dev.conll --output run
   ibert-jax freeze run/qat my_integer_model
 
 a run that was interrupted continues when the same command is given again; --output then holds
-float/ and qat/ (models with their tokenizer), metrics.jsonl and summary.json
+float/ and qat/ (models with their tokenizer), metrics.jsonl and summary.json. A task's file is a
+table of what its data mean; ibert_jax/training/tasks.toml holds those that have a name
 """
 
 
@@ -25,7 +29,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = add_command(
         commands,
         "train",
-        summary="finetune a checkpoint on labelled sentences, in float and then quantization-aware",
+        summary="finetune a checkpoint for a task, in float and then quantization-aware",
         examples=_EXAMPLES,
     )
     parser.add_argument("model", help="checkpoint directory: I-BERT, RoBERTa or BERT, safetensors")
@@ -44,12 +48,8 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps(summary))
         return 0
-    if summary["accuracy"]:
-        rows = [
-            (stage, f"{100 * found['accuracy']:.2f}%", f"{found['correct']}/{found['total']}")
-            for stage, found in summary["accuracy"].items()
-        ]
-        print(console.format_table(("stage", "accuracy", "correct"), rows, right="<>>"))
+    if summary["results"]:
+        print(results_table("stage", summary["results"]))
     for stage in summary["steps"]:
         print(f"{stage} model written to {Path(args.output) / stage}")
     return 0
@@ -66,33 +66,41 @@ def fields(args: argparse.Namespace) -> dict[str, Any]:
 
 def _add_files(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
+        "--task",
+        metavar="NAME",
+        help="what the data are and how answers are measured: a name (cola, sst2, mrpc, qqp, stsb, "
+        "mnli, snli, qnli, rte, wnli, wnut17, conll2003, ner, squad, commonsenseqa, swag, "
+        "wikitext2) or a .toml or .json file (default: classification, of single sentences)",
+    )
+    group.add_argument(
         "--train",
         dest="train_files",
         nargs="+",
-        required=True,
+        default=(),
         metavar="FILE",
-        help="labelled sentences: .tsv (quotes mean nothing), .csv or .jsonl, UTF-8",
+        help="labelled examples, UTF-8: .tsv (quotes mean nothing), .csv, .jsonl, .json, .parquet, "
+        ".conll or plain text (default: the task's data set from the Hugging Face hub)",
     )
     group.add_argument(
-        "--dev", dest="dev_file", metavar="FILE", help="labelled sentences for evaluation only"
+        "--dev", dest="dev_file", metavar="FILE", help="labelled examples for evaluation only"
     )
     group.add_argument(
         "--output", required=True, metavar="DIR", help="the run's directory, models included"
     )
+    kept = "default: the task's"
+    group.add_argument("--text-column", metavar="NAME", help=kept)
+    group.add_argument("--label-column", metavar="NAME", help=f"holds names or indices; {kept}")
     group.add_argument(
-        "--text-column", default="sentence", metavar="NAME", help="default: %(default)s"
+        "--max-train-examples", type=positive, metavar="N", help="read no more than the first N"
     )
     group.add_argument(
-        "--label-column",
-        default="label",
-        metavar="NAME",
-        help="a label is a name or an index (default: %(default)s)",
+        "--max-dev-examples", type=positive, metavar="N", help="the same for evaluation"
     )
     group.add_argument(
         "--labels",
         nargs="+",
         metavar="NAME",
-        help="label names in the order of their indices (default: those of the model)",
+        help="label names in the order of their indices (default: the task's, or the model's)",
     )
 
 
@@ -103,9 +111,26 @@ def _add_schedule(group: argparse._ArgumentGroup) -> None:
     _number(group, "--qat-learning-rate", float, 5e-6, "peak of the second stage's schedule")
     _number(group, "--warmup", float, 0.1, "share of the float stage in which the rate rises")
     _number(group, "--qat-warmup", float, 0.0, "the same of the second stage")
-    _number(group, "--batch-size", int, 32, "sentences a step")
-    _number(group, "--max-length", int, 128, "tokens at which a sentence is cut")
-    _number(group, "--length-buckets", int, 8, "sentence lengths that are compiled, at most")
+    _number(group, "--batch-size", int, 32, "examples a step")
+    group.add_argument(
+        "--max-length",
+        type=int,
+        metavar="N",
+        help="tokens at which an example is cut; questions have windows of so many (default: the "
+        "task's, 128 or, for questions, 384)",
+    )
+    _number(group, "--length-buckets", int, 8, "lengths that are compiled, at most")
+    group.add_argument(
+        "--continue-float",
+        action="store_true",
+        help="as a third run, go on in float as long as quantization-aware, for a fair comparison",
+    )
+    group.add_argument(
+        "--select-best",
+        action="store_true",
+        help="end each stage with its best epoch on --dev (default: with the last step's weights, "
+        "nothing is chosen)",
+    )
     group.add_argument(
         "--max-steps",
         type=positive,
@@ -121,11 +146,11 @@ def _add_regularization(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--dropout", type=float, metavar="X", help=kept)
     group.add_argument("--attention-dropout", type=float, metavar="X", help=kept)
     group.add_argument("--scheme", choices=("channel", "reference"), help=kept)
-    _number(group, "--calibration-sentences", int, 512, "training sentences that fill the ranges")
+    _number(group, "--calibration-sentences", int, 512, "training examples that fill the ranges")
 
 
 def _add_housekeeping(group: argparse._ArgumentGroup) -> None:
-    _number(group, "--seed", int, 0, "of data order, dropout and a new classification head")
+    _number(group, "--seed", int, 0, "of data order, dropout and a new head")
     _number(group, "--checkpoint-every", int, 500, "steps between checkpoints")
     _number(group, "--keep-checkpoints", int, 2, "how many of the latest are kept")
     _number(group, "--log-every", int, 20, "steps between lines of the metrics file")

@@ -1,7 +1,7 @@
 """Batches of few shapes and little padding, the same for the same seed and epoch.
 
 Every shape is compiled once, which costs seconds; every padded token costs time in every epoch. So
-sentences are grouped into buckets by length, at most a given number of them, whose lengths are
+examples are grouped into buckets by length, at most a given number of them, whose lengths are
 chosen so that the least padding is left.
 """
 
@@ -12,7 +12,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ibert_jax.training.data import TokenizedExamples
+from ibert_jax.checks import IGNORED_LABEL
+from ibert_jax.training.features import TokenizedExamples
+from ibert_jax.training.masking import Masking
 
 _MULTIPLE = 4
 """Bucket lengths are multiples of this: matmuls like whole vectors."""
@@ -20,31 +22,33 @@ _MULTIPLE = 4
 
 @dataclass(frozen=True)
 class Batch:
-    """Rows of one shape, ready for the model.
+    """Examples of one shape, ready for the model.
 
-    input_ids, attention_mask: int32 [B, T]. labels: int32 [B].
-    weights: float32 [B], 1 for a sentence and 0 for filler. Filler rows repeat the first sentence,
-    so that neither activation ranges nor attention meet anything unusual in them.
+    Attributes:
+      inputs: the model's arguments, int32 [B, T], or [B, choices, T]: `input_ids`,
+        `attention_mask`, and `token_type_ids` where any is not 0.
+      targets: what it should say, int32 or float32: [B], or [B, T] with -100 for what is ignored.
+      weights: float32 [B], 1 for an example and 0 for filler. Filler repeats the first example,
+        so that neither activation ranges nor attention meet anything unusual in it.
     """
 
-    input_ids: np.ndarray
-    attention_mask: np.ndarray
-    labels: np.ndarray
+    inputs: dict[str, np.ndarray]
+    targets: dict[str, np.ndarray]
     weights: np.ndarray
 
     @property
     def sentences(self) -> int:
-        """How many rows are not filler."""
+        """How many examples are not filler."""
         return int(self.weights.sum())
 
     @property
     def tokens(self) -> int:
         """How many tokens are neither padding nor filler."""
-        return int(self.attention_mask[self.weights > 0].sum())
+        return int(np.sum(self.inputs["attention_mask"][self.weights > 0]))
 
 
 class Batcher:
-    """Cuts tokenized sentences into batches, all of `batch_size` rows.
+    """Cuts tokenized examples into batches, all of `batch_size` of them.
 
     Attributes:
       lengths: the bucket lengths in use, ascending.
@@ -59,29 +63,34 @@ class Batcher:
         pad_token_id: int,
         buckets: int = 8,
         lengths: tuple[int, ...] | None = None,
+        masking: Masking | None = None,
     ) -> None:
         self.examples = examples
         self.batch_size = batch_size
         self.pad_token_id = pad_token_id
+        self.masking = masking
         self.lengths = lengths or bucket_lengths(examples.lengths, buckets)
         bucket = np.searchsorted(np.asarray(self.lengths), examples.lengths)
         self._members = [np.flatnonzero(bucket == index) for index in range(len(self.lengths))]
         self.steps_per_epoch = sum(-(-len(members) // batch_size) for members in self._members)
 
     def epoch(self, seed: tuple[int, ...], start: int = 0) -> Iterator[Batch]:
-        """The batches of one shuffled pass from number `start` on; every sentence occurs once.
+        """The batches of one shuffled pass from number `start` on; every example occurs once.
 
-        seed: non-negative integers (a run's seed, stage, epoch) that alone decide the order.
+        seed: non-negative integers (a run's seed, stage, epoch) that alone decide the order, and
+            what is masked.
         """
         random = np.random.Generator(np.random.PCG64(np.random.SeedSequence(seed)))
         groups = self._groups([random.permutation(members) for members in self._members])
-        for index in random.permutation(len(groups))[start:]:
-            yield self._batch(*groups[index])
+        order = random.permutation(len(groups))
+        for number, index in enumerate(order[start:], start):
+            length, members = groups[index]
+            yield self._batch(length, members, (*seed, number))
 
     def in_order(self) -> Iterator[tuple[Batch, np.ndarray]]:
-        """The batches by bucket, unshuffled, each with its sentences' numbers, int64."""
-        for length, members in self._groups(self._members):
-            yield self._batch(length, members), members
+        """The batches by bucket, unshuffled, each with its examples' numbers, int64."""
+        for number, (length, members) in enumerate(self._groups(self._members)):
+            yield self._batch(length, members, (number,)), members
 
     def _groups(self, members: list[np.ndarray]) -> list[tuple[int, np.ndarray]]:
         return [
@@ -90,33 +99,44 @@ class Batcher:
             for start in range(0, len(some), self.batch_size)
         ]
 
-    def _batch(self, length: int, members: np.ndarray) -> Batch:
+    def _batch(self, length: int, members: np.ndarray, seed: tuple[int, ...]) -> Batch:
+        examples, choices = self.examples, self.examples.choices
         rows = np.resize(members[:1], self.batch_size)
         rows[: len(members)] = members
-        starts, ends = self.examples.starts[rows], self.examples.starts[rows + 1]
-        columns = starts[:, None] + np.arange(length)
-        present = columns < ends[:, None]
-        last = len(self.examples.tokens) - 1
-        tokens = self.examples.tokens[np.minimum(columns, last)]
-        return Batch(
-            input_ids=np.where(present, tokens, np.int32(self.pad_token_id)),
-            attention_mask=present.astype(np.int32),
-            labels=self.examples.labels[rows],
-            weights=(np.arange(self.batch_size) < len(members)).astype(np.float32),
-        )
+        texts = rows if choices == 1 else rows[:, None] * choices + np.arange(choices)
+        columns = examples.starts[texts][..., None] + np.arange(length)
+        present = columns < examples.starts[texts + 1][..., None]
+        columns = np.minimum(columns, len(examples.tokens) - 1)
+
+        def padded(values: np.ndarray, filler: int) -> np.ndarray:
+            return np.where(present, values[columns], np.int32(filler))
+
+        ids = padded(examples.tokens, self.pad_token_id)
+        targets = {name: values[rows] for name, values in examples.targets.items()}
+        if examples.token_targets is not None:
+            labels = padded(examples.token_targets, IGNORED_LABEL)
+            if self.masking is not None:
+                random = np.random.Generator(np.random.PCG64(np.random.SeedSequence(seed)))
+                ids, labels = self.masking(ids, labels, random)
+            targets["labels"] = labels
+        inputs = {"input_ids": ids, "attention_mask": present.astype(np.int32)}
+        if examples.types is not None:
+            inputs["token_type_ids"] = padded(examples.types, 0)
+        weights = (np.arange(self.batch_size) < len(members)).astype(np.float32)
+        return Batch(inputs, targets, weights)
 
 
 def bucket_lengths(lengths: np.ndarray, buckets: int) -> tuple[int, ...]:
     """At most `buckets` padded lengths, chosen so that padding to them wastes the fewest tokens.
 
-    lengths: integers [sentences], tokens in each. Returns ascending multiples of 4, the last one
-    at least as long as every sentence.
+    lengths: integers [examples], tokens in each. Returns ascending multiples of 4, the last one
+    at least as long as every example.
     """
     rounded = -(-np.asarray(lengths, np.int64) // _MULTIPLE) * _MULTIPLE
     sizes, counts = np.unique(rounded, return_counts=True)
     up_to = np.concatenate([[0], np.cumsum(counts)])
-    # cost[j]: padded tokens of all sentences no longer than sizes[j - 1], in as many buckets as
-    # there were rounds; a bucket over sizes[i:j] pads its sentences to sizes[j - 1].
+    # cost[j]: padded tokens of all examples no longer than sizes[j - 1], in as many buckets as
+    # there were rounds; a bucket over sizes[i:j] pads its examples to sizes[j - 1].
     bucket_cost = np.full((len(sizes) + 1, len(sizes) + 1), np.inf)
     for end in range(1, len(sizes) + 1):
         bucket_cost[:end, end] = (up_to[end] - up_to[:end]) * sizes[end - 1]

@@ -1,57 +1,88 @@
-"""Accuracy of a model on labelled sentences."""
+"""Answers of a model in any of its lives, and how good they are."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 import jax
 import numpy as np
 from flax import nnx
 
-from ibert_jax.quantize.tensor import value_of
-from ibert_jax.training.batches import Batcher
+from ibert_jax.frozen import IntegerModel
+from ibert_jax.training.batches import Batch, Batcher
+from ibert_jax.training.kinds import kind_of
 from ibert_jax.training.state import Arrays, Skeleton, take_apart
+from ibert_jax.training.tasks import Task
+
+Answer = Callable[[Batch], dict[str, jax.Array]]
+"""What is needed of the model's output for a batch, by name, [B, ...]."""
+Predict = Callable[[Arrays, Arrays, dict[str, Any], dict[str, Any]], dict[str, jax.Array]]
 
 
-class Accuracy(NamedTuple):
-    """correct of total sentences got their label."""
+@dataclass(frozen=True)
+class Evaluation:
+    """What a model said and how good it is.
 
-    correct: int
-    total: int
+    answers: one an example, in the examples' order: a label's index, a number, tags, a text; for
+    masked language modelling, what its measures need. measures: by name; `Task.metric` says which
+    of them count, `primary` is their mean.
+    """
 
-    @property
-    def share(self) -> float:
-        """correct / total."""
-        return self.correct / self.total
-
-
-Predict = Callable[[Arrays, Arrays, np.ndarray, np.ndarray], jax.Array]
+    answers: list[Any]
+    measures: dict[str, float]
+    primary: float
 
 
-def make_predict(model: nnx.Module) -> Predict:
-    """A jitted function (params, others, input_ids, attention_mask) -> int32 [B], best labels.
+def make_predict(model: nnx.Module, task: Task) -> Predict:
+    """A jitted function (params, others, inputs, targets) -> arrays of the task's kind.
 
     model: only its static side is used, in the life it is in; it should be in evaluation.
     """
-    skeleton = Skeleton(model)
+    skeleton, raw = Skeleton(model), kind_of(task).raw
 
-    def predict(params: Arrays, others: Arrays, ids: jax.Array, mask: jax.Array) -> jax.Array:
+    def predict(
+        params: Arrays, others: Arrays, inputs: dict[str, Any], targets: dict[str, Any]
+    ) -> dict[str, jax.Array]:
         joined: Any = skeleton.join(params, others)
-        return value_of(joined(ids, attention_mask=mask, return_dict=True).logits).argmax(axis=-1)
+        return raw(joined(**inputs, return_dict=True), targets)
 
     return jax.jit(predict)
 
 
-def count_correct(predict: Predict, params: Arrays, others: Arrays, data: Batcher) -> Accuracy:
-    """Run a function of `make_predict` over labelled sentences; filler rows do not count."""
-    correct = 0
+def answering(model: nnx.Module | IntegerModel, task: Task) -> Answer:
+    """A function from a batch to what is needed of the answers of a model or a program."""
+    if isinstance(model, nnx.Module):
+        predict, arrays = make_predict(model, task), take_apart(model, copy=False)
+        return lambda batch: predict(*arrays, batch.inputs, batch.targets)
+    raw = kind_of(task).raw
+
+    @jax.jit
+    def run(program: Any, inputs: dict[str, Any], targets: dict[str, Any]) -> dict[str, jax.Array]:
+        return raw(program(**inputs, return_dict=True), targets)
+
+    return lambda batch: run(model, batch.inputs, batch.targets)
+
+
+def evaluate(model: nnx.Module | IntegerModel, data: Batcher, task: Task) -> Evaluation:
+    """The answers and measures of a model, float or quantization-aware, or of a program.
+
+    data: batches of examples tokenized for the task (not with `learning`).
+    """
+    return measured(answering(model, task), data, task, model.config.id2label)  # type: ignore
+
+
+def measured(answer: Answer, data: Batcher, task: Task, names: Any) -> Evaluation:
+    """The same with a function that answers. names: the labels' by index."""
+    kind, count = kind_of(task), len(data.examples)
+    rows: dict[str, list[Any]] = {}
     for batch, members in data.in_order():
-        best = np.asarray(predict(params, others, batch.input_ids, batch.attention_mask))
-        correct += int((best == batch.labels)[: len(members)].sum())
-    return Accuracy(correct, len(data.examples))
-
-
-def evaluate(model: nnx.Module, data: Batcher) -> Accuracy:
-    """The accuracy of a model, float or quantization-aware, in evaluation mode."""
-    return count_correct(make_predict(model), *take_apart(model, copy=False), data)
+        for name, found in answer(batch).items():
+            mine = rows.setdefault(name, [None] * count)
+            for number, row in zip(members, np.asarray(found), strict=False):  # filler is last
+                mine[number] = row
+    labels = [names[index] for index in range(len(names))]
+    answers = kind.answers(rows, data.examples, labels)
+    measures = kind.measure(answers, data.examples.source, labels)
+    return Evaluation(answers, measures, task.primary(measures))

@@ -8,8 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ibert_jax.training.tasks import Task, load_task
+
 # These change how a run is carried out, but not the weights it ends with.
-_FREE = ("checkpoint_every", "keep_checkpoints", "log_every", "dev_file")
+_FREE = ("output", "checkpoint_every", "keep_checkpoints", "log_every")
+_EVALUATION = ("dev_file", "max_dev_examples")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,30 +20,39 @@ class TrainOptions:
     """A finetuning run: a float stage, then a quantization-aware stage with its own schedule.
 
     The defaults of the float stage are the usual recipe of BERT classifiers; those of the second
-    follow I-BERT: a much smaller learning rate and no warm-up.
+    follow I-BERT: a much smaller learning rate and no warm-up. A third run may go on from the end
+    of the float stage in float, under the second's schedule, so that the two can be compared.
 
     Attributes:
       model: a Hugging Face directory (I-BERT, RoBERTa or BERT; safetensors) with its tokenizer.
-      train_files: labelled sentences, read one after the other: .tsv (quotes mean nothing), .csv or
-        .jsonl, UTF-8.
-      dev_file: labelled sentences for evaluation only: nothing is chosen by them. None: no
-        evaluation.
+      task: a `Task`, its table, or the name or file of one; None is `classification`, of single
+        sentences.
+      train_files: labelled examples, read one file after the other, UTF-8. None at all: the
+        task's data set from the Hugging Face hub.
+      dev_file: labelled examples for evaluation. None: no evaluation (or the hub's split).
       output: the run directory; a run that was cut short continues from what it finds there.
-      text_column, label_column: columns (JSON keys) of the files; a label is a name or an index.
-      labels: the names of the labels in the order of their indices. None: those of the model.
+      text_column, label_column: the task's `text` and `label`, where the files name them
+        otherwise; a label is a name or an index.
+      labels: the names of the labels in the order of their indices. None: the task's, or else
+        those of the model.
+      max_train_examples, max_dev_examples: read no more than the first so many.
       float_epochs, qat_epochs: passes over the data in each stage; 0 leaves a stage out.
+      continue_float: do the third run as well; its model is `float_continued`.
+      select_best: end each stage with the weights of its best epoch on the dev file. By default
+        with those of the last step: nothing is chosen.
       learning_rate, qat_learning_rate: the peak of each stage's schedule.
       warmup, qat_warmup: the share of a stage's steps in which the rate rises linearly; in the
         others it falls linearly to 0.
-      batch_size: sentences a step.
-      max_length: tokens at which a sentence is cut.
-      length_buckets: how many different sentence lengths are compiled, at most.
+      batch_size: examples a step.
+      max_length: tokens at which an example is cut; questions have windows of so many. None:
+        the task's.
+      length_buckets: how many different lengths are compiled, at most.
       weight_decay: AdamW's; not applied to biases and LayerNorm.
       clip_norm: gradients with a larger global norm are scaled down to it.
       dropout, attention_dropout: override the model's configuration.
       scheme: the quantization scheme, "channel" or "reference". None: that of the model.
-      calibration_sentences: how many training sentences fill the activation ranges.
-      seed: of the order of the data, of dropout and of a new classification head.
+      calibration_sentences: how many training examples fill the activation ranges.
+      seed: of the order of the data, of dropout and of a new head.
       max_steps: ends each stage after so many steps (its schedule too); for trying things out.
       checkpoint_every: steps between checkpoints.
       keep_checkpoints: how many of the latest are kept.
@@ -48,20 +60,25 @@ class TrainOptions:
     """
 
     model: str
-    train_files: tuple[str, ...]
     output: str
+    train_files: tuple[str, ...] = ()
     dev_file: str | None = None
-    text_column: str = "sentence"
-    label_column: str = "label"
+    task: Any = None
+    text_column: str | None = None
+    label_column: str | None = None
     labels: tuple[str, ...] | None = None
+    max_train_examples: int | None = None
+    max_dev_examples: int | None = None
     float_epochs: int = 2
     qat_epochs: int = 1
+    continue_float: bool = False
+    select_best: bool = False
     learning_rate: float = 5e-5
     qat_learning_rate: float = 5e-6
     warmup: float = 0.1
     qat_warmup: float = 0.0
     batch_size: int = 32
-    max_length: int = 128
+    max_length: int | None = None
     length_buckets: int = 8
     weight_decay: float = 0.01
     clip_norm: float = 1.0
@@ -84,16 +101,31 @@ class TrainOptions:
         object.__setattr__(self, "train_files", tuple(map(str, self.train_files)))
         if self.labels is not None:
             object.__setattr__(self, "labels", tuple(map(str, self.labels)))
+        object.__setattr__(self, "task", self._settled_task())
         problems = list(self._problems())
         if problems:
             raise ValueError("TrainOptions: " + "; ".join(problems))
 
+    def _settled_task(self) -> Task:
+        """The task with what the options change of it."""
+        task = self.task or "classification"
+        if isinstance(task, dict):
+            task = Task.from_dict(task)
+        elif not isinstance(task, Task):
+            task = load_task(task)
+        return task.replace(
+            text=self.text_column,
+            label=self.label_column,
+            labels=self.labels,
+            max_length=self.max_length,
+        )
+
     def _problems(self):
         """Every value out of range, as `name must be ..., got ...`."""
-        if not self.train_files:
+        if not self.train_files and not self.task.hub:
             yield "train_files must name at least one file, got none"
-        if self.labels is not None and len(set(self.labels)) != len(self.labels):
-            yield f"labels must differ from each other, got {', '.join(self.labels)}"
+        if self.select_best and not self.evaluates:
+            yield "select_best needs a dev_file, got none"
         for name, least in _LEAST.items():
             value = getattr(self, name)
             if value is not None and not (_is_integer(value) and value >= least):
@@ -118,11 +150,18 @@ class TrainOptions:
         Paths are compared as they were given, the output directory not at all.
         """
         mine = self.to_dict()
+        # What is evaluated on matters where it chooses.
+        free = _FREE if self.select_best else (*_FREE, *_EVALUATION)
         return [
             f"{name} was {earlier.get(name)!r} and is {value!r}"
             for name, value in mine.items()
-            if name not in (*_FREE, "output") and earlier.get(name) != value
+            if name not in free and earlier.get(name) != value
         ]
+
+    @property
+    def evaluates(self) -> bool:
+        """Whether there are examples to evaluate on."""
+        return self.dev_file is not None or not self.train_files
 
     @property
     def run_directory(self) -> Path:
@@ -135,6 +174,8 @@ _LEAST = {
     "qat_epochs": 0,
     "batch_size": 1,
     "max_length": 3,
+    "max_train_examples": 1,
+    "max_dev_examples": 1,
     "length_buckets": 1,
     "calibration_sentences": 1,
     "seed": 0,

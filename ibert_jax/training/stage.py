@@ -6,32 +6,32 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TextIO
+from typing import Any, TextIO
 
 import jax
 import numpy as np
 import optax
 
 from ibert_jax.layers.leaf import set_life
-from ibert_jax.models import IBertForSequenceClassification
 from ibert_jax.training.batches import Batch, Batcher
-from ibert_jax.training.evaluation import count_correct, make_predict
+from ibert_jax.training.evaluation import make_predict, measured
+from ibert_jax.training.kinds import kind_of
 from ibert_jax.training.metrics import MetricsLog
 from ibert_jax.training.optimizer import make_optimizer, warmup_linear_decay
 from ibert_jax.training.options import TrainOptions
 from ibert_jax.training.progress import Progress
-from ibert_jax.training.state import Skeleton, TrainState
+from ibert_jax.training.state import Arrays, Skeleton, TrainState
 from ibert_jax.training.step import dropout_key, initial_state, make_train_step
 
-STAGE_NAMES = ("float", "qat")
+STAGE_NAMES = ("float", "qat", "float_continued")
 
 
 @dataclass(frozen=True)
 class Stage:
     """What a stage is to do.
 
-    number: 0 for float, 1 for quantization-aware. steps: in all; steps_per_epoch: in a pass over
-    the data. schedule: step to learning rate. optimizer: over a dict of named parameters.
+    number: its place in `STAGE_NAMES`. steps: in all; steps_per_epoch: in a pass over the data.
+    schedule: step to learning rate. optimizer: over a dict of named parameters.
     """
 
     number: int
@@ -42,30 +42,43 @@ class Stage:
 
     @property
     def name(self) -> str:
-        """`float` or `qat`."""
+        """`float`, `qat` or `float_continued`."""
         return STAGE_NAMES[self.number]
+
+    @property
+    def quantized(self) -> bool:
+        """Whether the model is in its quantization-aware life."""
+        return self.name == "qat"
+
+    @property
+    def stream(self) -> int:
+        """Of random numbers: the two second stages see the same batches, for comparison's sake."""
+        return min(self.number, 1)
 
 
 def plan_stages(options: TrainOptions, steps_per_epoch: int) -> list[Stage]:
-    """The float stage (perhaps of no step), and the quantization-aware one if it was asked for."""
-    wanted = (
-        (options.float_epochs, options.learning_rate, options.warmup),
-        (options.qat_epochs, options.qat_learning_rate, options.qat_warmup),
-    )
+    """The float stage (perhaps of no step), and those after it that were asked for."""
+    first = (options.float_epochs, options.learning_rate, options.warmup)
+    second = (options.qat_epochs, options.qat_learning_rate, options.qat_warmup)
     stages = []
-    for number, (epochs, peak, warmup) in enumerate(wanted):
-        steps = min(epochs * steps_per_epoch, options.max_steps or math.inf)
-        steps = int(steps)
+    for number, (epochs, peak, warmup) in enumerate((first, second, second)):
+        steps = int(min(epochs * steps_per_epoch, options.max_steps or math.inf))
         schedule = warmup_linear_decay(peak, steps, round(warmup * steps))
         optimizer = make_optimizer(
             schedule, weight_decay=options.weight_decay, clip_norm=options.clip_norm
         )
         stages.append(Stage(number, steps, steps_per_epoch, schedule, optimizer))
-    return stages if options.qat_epochs else stages[:1]
+    if options.qat_epochs == 0:
+        return stages[:1]
+    return stages if options.continue_float else stages[:2]
+
+
+Judge = Callable[[Arrays, Arrays, float], None]
+"""(params, others, what the task counts of them on dev): told of every epoch."""
 
 
 def run_stage(
-    model: IBertForSequenceClassification,
+    model: Any,
     stage: Stage,
     options: TrainOptions,
     *,
@@ -73,49 +86,65 @@ def run_stage(
     dev: Batcher | None,
     resumed: TrainState | None,
     save: Callable[[TrainState], None],
+    judge: Judge | None,
     log: MetricsLog,
     stream: TextIO,
 ) -> None:
     """Train the model in place; it is left in evaluation.
 
     Args:
-      model: in the life of the stage.
+      model: in the life of the stage, with the head of the task's kind.
       resumed: where an earlier process stopped; None starts from the model's arrays.
       save: makes a checkpoint of a state.
-      log: receives a line every `options.log_every` steps, and the dev accuracy of every epoch but
-        the last.
+      judge: is told how good every epoch was, the last one too. None: the last one is not
+        evaluated here.
+      log: receives a line every `options.log_every` steps, and the dev measures of every epoch.
 
     Raises:
       ValueError: the loss is not finite.
     """
+    task, names = options.task, model.config.id2label
     model.eval()
-    predict = make_predict(model)
+    predict = make_predict(model, task)
     model.train()
-    if stage.number == 0:
+    if not stage.quantized:
         set_life(model, observing=False)  # the ranges of the float life are calibration's matter
     skeleton = Skeleton(model)
-    train_step = make_train_step(model, stage.optimizer, dropout_key(options.seed, stage.number))
+    key = dropout_key(options.seed, stage.stream)
+    train_step = make_train_step(model, stage.optimizer, key, kind_of(task).loss)
     state = initial_state(model, stage.optimizer) if resumed is None else resumed
     step = int(state.step)
     progress = Progress(stage.name, total=stage.steps, done=step, stream=stream)
     meter = _Meter(stage, options, log, progress)
+
+    def look_at_dev(epoch: int) -> None:
+        if dev is None or (step == stage.steps and judge is None):
+            return
+        arrays = state.params, state.others
+        found = measured(lambda b: predict(*arrays, b.inputs, b.targets), dev, task, names)
+        told = {f"dev_{name}": value for name, value in found.measures.items()}
+        log.write(stage=stage.name, step=step, **told)
+        score = f"{' and '.join(task.metric)} {found.primary:.4f}"
+        progress.note(f"{stage.name}: epoch {epoch + 1}, dev {score}")
+        if judge is not None:
+            judge(*arrays, found.primary)
+        meter.pause()
+
     while step < stage.steps:
         epoch, first = divmod(step, stage.steps_per_epoch)
-        for batch in train.epoch((options.seed, stage.number, epoch), first):
+        for batch in train.epoch((options.seed, stage.stream, epoch), first):
             state, loss = train_step(state, batch)
             step += 1
             meter.add(step, loss, batch)
+            # Before the checkpoint: who continues from that need not look again.
+            if step % stage.steps_per_epoch == 0 or step == stage.steps:
+                look_at_dev(epoch)
             if step % options.checkpoint_every == 0 or step == stage.steps:
                 meter.check(step)
                 save(state)
                 meter.pause()
             if step == stage.steps:
                 break
-        if dev is not None and step < stage.steps:
-            found = count_correct(predict, state.params, state.others, dev)
-            log.write(stage=stage.name, step=step, dev_accuracy=found.share)
-            progress.note(f"{stage.name}: epoch {epoch + 1}, dev accuracy {found.share:.4f}")
-            meter.pause()
     progress.close()
     skeleton.put_into(model, state.params, state.others)
     model.eval()

@@ -10,7 +10,6 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 
-from ibert_jax.quantize.tensor import value_of
 from ibert_jax.training.batches import Batch
 from ibert_jax.training.state import Arrays, Skeleton, TrainState, take_apart
 
@@ -18,16 +17,9 @@ _GENERATOR = "rbg"
 """Of the dropout bits: XLA's own generator, several times as fast on a CPU as JAX's default. For
 one backend and version its bits depend on the key alone, which is what resuming needs."""
 
+Loss = Callable[[Any, dict[str, jax.Array], jax.Array], jax.Array]
+"""(the model's output, targets, weights [B]) -> float32 scalar."""
 TrainStep = Callable[[TrainState, Batch], tuple[TrainState, jax.Array]]
-
-
-def weighted_cross_entropy(logits: jax.Array, labels: jax.Array, weights: jax.Array) -> jax.Array:
-    """Mean of -log softmax(logits)[label] over the rows, weighted.
-
-    logits: float32 [B, C]. labels: int32 [B] in 0..C-1. weights: float32 [B], not all 0.
-    """
-    losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
-    return jnp.sum(losses * weights) / jnp.sum(weights)
 
 
 def dropout_key(seed: int, stage: int) -> jax.Array:
@@ -42,38 +34,33 @@ def initial_state(model: nnx.Module, optimizer: optax.GradientTransformation) ->
 
 
 def make_train_step(
-    model: nnx.Module, optimizer: optax.GradientTransformation, key: jax.Array
+    model: nnx.Module, optimizer: optax.GradientTransformation, key: jax.Array, loss: Loss
 ) -> TrainStep:
     """A function (state, batch) -> (next state, loss) for the model's present life.
 
     model: its static side is used (set dropout and observers beforehand), never its arrays.
-    optimizer: over a dict of named parameters. key: see `dropout_key`.
+    optimizer: over a dict of named parameters. key: see `dropout_key`. loss: of the task's kind.
 
     The state handed in is donated: use it no more. One compilation for each shape of a batch.
     """
     skeleton = Skeleton(model)
 
     def loss_of(
-        params: Arrays, others: Arrays, batch: dict[str, jax.Array], dropout: jax.Array
+        params: Arrays, others: Arrays, batch: dict[str, Any], dropout: jax.Array
     ) -> tuple[jax.Array, Arrays]:
         joined: Any = skeleton.join(params, others)
-        output = joined(
-            batch["input_ids"],
-            attention_mask=batch["attention_mask"],
-            return_dict=True,
-            rngs=nnx.Rngs(dropout=dropout),
-        )
-        loss = weighted_cross_entropy(value_of(output.logits), batch["labels"], batch["weights"])
-        return loss, take_apart(joined, copy=False)[1]
+        output = joined(**batch["inputs"], return_dict=True, rngs=nnx.Rngs(dropout=dropout))
+        found = loss(output, batch["targets"], batch["weights"])
+        return found, take_apart(joined, copy=False)[1]
 
-    def step(state: TrainState, batch: dict[str, jax.Array]) -> tuple[TrainState, jax.Array]:
+    def step(state: TrainState, batch: dict[str, Any]) -> tuple[TrainState, jax.Array]:
         dropout = jax.random.fold_in(key, state.step)
-        (loss, others), gradients = jax.value_and_grad(loss_of, has_aux=True)(
+        (mean, others), gradients = jax.value_and_grad(loss_of, has_aux=True)(
             state.params, state.others, batch, dropout
         )
         updates, moments = optimizer.update(gradients, state.optimizer, state.params)
         params: Any = optax.apply_updates(state.params, updates)
-        return TrainState(params, others, moments, state.step + 1), loss
+        return TrainState(params, others, moments, state.step + 1), mean
 
     jitted = jax.jit(step, donate_argnums=0)
 

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ibert_jax.training.batches import Batch, Batcher, bucket_lengths
-from ibert_jax.training.data import TokenizedExamples
+from ibert_jax.training.features import TokenizedExamples
 
 PAD = 1
 
@@ -20,11 +20,12 @@ def make_examples(lengths: list[int]) -> TokenizedExamples:
     """Sentence i is all tokens i + 2, its label is i."""
     starts = np.concatenate([[0], np.cumsum(lengths)])
     tokens = np.repeat(np.arange(len(lengths), dtype=np.int32) + 2, lengths)
-    return TokenizedExamples(tokens, starts, np.arange(len(lengths), dtype=np.int32), 0)
+    labels = np.arange(len(lengths), dtype=np.int32)
+    return TokenizedExamples(tokens=tokens, starts=starts, targets={"labels": labels})
 
 
 def real_labels(batches: list[Batch]) -> list[int]:
-    return [int(label) for b in batches for label in b.labels[b.weights > 0]]
+    return [int(label) for b in batches for label in b.targets["labels"][b.weights > 0]]
 
 
 @settings(deadline=None)
@@ -41,16 +42,15 @@ def test_an_epoch(lengths: list[int], batch_size: int, buckets: int, seed: int) 
     batches = list(batcher.epoch((seed, 0, 0)))
     assert len(batches) == batcher.steps_per_epoch
     assert sorted(real_labels(batches)) == list(range(len(lengths)))
-    assert len({batch.input_ids.shape for batch in batches}) <= buckets
+    assert len({batch.inputs["input_ids"].shape for batch in batches}) <= buckets
     for batch in batches:
-        assert batch.input_ids.shape == batch.attention_mask.shape
-        assert batch.input_ids.shape[0] == batch_size
-        assert batch.input_ids.dtype == batch.attention_mask.dtype == np.int32
-        own = np.where(batch.attention_mask == 1, (batch.labels + 2)[:, None], PAD)
-        np.testing.assert_array_equal(batch.input_ids, own)
-        np.testing.assert_array_equal(
-            batch.attention_mask.sum(axis=1), [lengths[label] for label in batch.labels]
-        )
+        ids, mask = batch.inputs["input_ids"], batch.inputs["attention_mask"]
+        labels = batch.targets["labels"]
+        assert ids.shape == mask.shape
+        assert ids.shape[0] == batch_size
+        assert ids.dtype == mask.dtype == np.int32
+        np.testing.assert_array_equal(ids, np.where(mask == 1, (labels + 2)[:, None], PAD))
+        np.testing.assert_array_equal(mask.sum(axis=1), [lengths[label] for label in labels])
         assert batch.tokens == sum(lengths[label] for label in real_labels([batch]))
         assert batch.sentences == len(real_labels([batch]))
 
@@ -77,14 +77,14 @@ def test_an_epoch_can_be_entered_anywhere(batcher: Batcher) -> None:
 
 
 def test_lengths_are_mixed_over_an_epoch(batcher: Batcher) -> None:
-    widths = [batch.input_ids.shape[1] for batch in batcher.epoch((0,))]
+    widths = [batch.inputs["input_ids"].shape[1] for batch in batcher.epoch((0,))]
     assert widths != sorted(widths)
 
 
 def test_in_order_names_its_sentences(batcher: Batcher) -> None:
     seen: Counter[int] = Counter()
     for batch, members in batcher.in_order():
-        np.testing.assert_array_equal(batch.labels[: len(members)], members)
+        np.testing.assert_array_equal(batch.targets["labels"][: len(members)], members)
         seen.update(members.tolist())
     assert seen == Counter(range(100))
 

@@ -19,7 +19,14 @@ import pytest
 from ibert_jax.checkpoints import read_checkpoint
 from ibert_jax.models import IBertForSequenceClassification
 from ibert_jax.tokenizer import Tokenizer
-from ibert_jax.training import Batcher, TrainOptions, evaluate, finetune, read_examples, tokenize
+from ibert_jax.training import (
+    TrainOptions,
+    batches_of,
+    evaluate,
+    finetune,
+    read_examples,
+    task_of,
+)
 
 _SCRIPT = """
 import json, sys
@@ -42,6 +49,7 @@ def make_options(model_directory: Path, train_file: Path, dev_file: Path) -> Mak
             "output": str(output),
             "float_epochs": 4,
             "qat_epochs": 2,
+            "continue_float": True,
             "learning_rate": 1e-2,
             "qat_learning_rate": 1e-3,
             "batch_size": 16,
@@ -109,32 +117,42 @@ def tensors(directory: Path) -> dict[str, np.ndarray]:
 
 def test_the_run_learns_and_leaves_its_record(finished: Path) -> None:
     summary = json.loads((finished / "summary.json").read_text())
-    accuracy = {name: one["accuracy"] for name, one in summary["accuracy"].items()}
-    assert list(accuracy) == ["float", "calibrated", "qat"]
+    accuracy = {name: one["accuracy"] for name, one in summary["results"].items()}
+    assert list(accuracy) == ["float", "calibrated", "qat", "float_continued"]
     assert accuracy["float"] >= 0.9
     assert accuracy["qat"] >= 0.9
+    assert accuracy["float_continued"] >= 0.9
     lines = [json.loads(line) for line in (finished / "metrics.jsonl").read_text().splitlines()]
     steps = [line for line in lines if "loss" in line]
     assert [line["step"] for line in steps if line["stage"] == "float"][:3] == [5, 10, 15]
     assert steps[0]["loss"] > 0.4 > steps[-1]["loss"]
     assert all(line["learning_rate"] > 0 < line["sentences_per_second"] for line in steps)
-    assert sum("dev_accuracy" in line for line in lines) == 4  # 3 in float, 1 in qat
+    assert sum("dev_accuracy" in line for line in lines) == 5  # 3 in float, 1 in each of the others
     assert not list(finished.glob("**/*tmp*"))
 
 
-@pytest.mark.parametrize("stage", ["float", "qat"])
+@pytest.mark.parametrize("stage", ["float", "qat", "float_continued"])
 def test_the_saved_models_score_as_told(stage: str, finished: Path, dev_file: Path) -> None:
     model = IBertForSequenceClassification.from_pretrained(finished / stage)
     model.quantize(stage == "qat")
     tokenizer = Tokenizer.load(finished / stage)
-    examples = tokenize(read_examples([dev_file], model.config.label2id), tokenizer, max_length=32)
-    data = Batcher(examples, batch_size=30, pad_token_id=model.config.pad_token_id, buckets=1)
-    told = json.loads((finished / "summary.json").read_text())["accuracy"][stage]
-    assert evaluate(model, data).correct == told["correct"]
+    task = task_of(model.config)
+    assert task is not None
+    data = batches_of(
+        read_examples([dev_file], task, model.config.label2id),
+        tokenizer=tokenizer,
+        config=model.config,
+        task=task,
+        batch_size=30,
+        buckets=1,
+    )
+    told = json.loads((finished / "summary.json").read_text())["results"][stage]
+    assert evaluate(model, data, task).measures["correct"] == told["correct"]
 
 
 def test_ranges_follow_training(finished: Path) -> None:
-    assert not read_checkpoint(finished / "float", "sequence_classification").ranges
+    for name in ("float", "float_continued"):
+        assert not read_checkpoint(finished / name, "sequence_classification").ranges
     ranges = read_checkpoint(finished / "qat", "sequence_classification").ranges
     assert ranges
     assert all(np.isfinite(value).all() for value in ranges.values())
@@ -161,7 +179,7 @@ def has_reached(output: Path, stage: str, step: int) -> Callable[[], bool]:
     return condition
 
 
-def test_killed_in_both_stages_it_ends_the_same(
+def test_killed_in_every_stage_it_ends_the_same(
     finished: Path, make_options: MakeOptions, cache: Path, tmp_path: Path
 ) -> None:
     output = tmp_path / "killed"
@@ -171,11 +189,13 @@ def test_killed_in_both_stages_it_ends_the_same(
     said = Process(options, cache).kill_when(has_reached(output, "qat", 25))
     assert "continuing the float stage after step" in said
     assert not (output / "qat").exists()
-    said = Process(options, cache).finish()
+    said = Process(options, cache).kill_when(has_reached(output, "float_continued", 25))
     assert "continuing the qat stage after step" in said
+    said = Process(options, cache).finish()
+    assert "continuing the float_continued stage after step" in said
     mine, theirs = (json.loads((d / "summary.json").read_text()) for d in (output, finished))
-    assert mine["accuracy"] == theirs["accuracy"]
-    for stage in ("float", "qat"):
+    assert mine["results"] == theirs["results"]
+    for stage in ("float", "qat", "float_continued"):
         found, expected = tensors(output / stage), tensors(finished / stage)
         assert found.keys() == expected.keys()
         for name, value in found.items():

@@ -21,6 +21,8 @@ def make_options(**changes: Any) -> TrainOptions:
     [
         ({"train_files": ()}, "train_files must name at least one file"),
         ({"labels": ("a", "a")}, "labels must differ"),
+        ({"select_best": True}, "select_best needs a dev_file"),
+        ({"task": "nonsense"}, "expected a task's name .*wikitext2.* got 'nonsense'"),
         ({"batch_size": 0}, "batch_size must be an integer of at least 1, got 0"),
         ({"float_epochs": 1.5}, "float_epochs must be an integer of at least 0, got 1.5"),
         ({"seed": -1}, "seed must be an integer of at least 0"),
@@ -44,7 +46,7 @@ def test_one_path_is_not_a_tuple() -> None:
 def test_a_run_is_continued_with_its_own_options_only(tmp_path: Path) -> None:
     output = str(tmp_path / "run")
     RunDirectory(make_options(output=output))
-    RunDirectory(make_options(output=output, log_every=3, checkpoint_every=7))
+    RunDirectory(make_options(output=output, log_every=3, checkpoint_every=7, dev_file="d.tsv"))
     with pytest.raises(ValueError, match=r"other options: seed was 0 and is 1; choose another"):
         RunDirectory(make_options(output=output, seed=1))
 

@@ -15,21 +15,23 @@ import pytest
 from ibert_jax.layers.leaf import set_life
 from ibert_jax.models import IBertForSequenceClassification
 from ibert_jax.training.batches import Batch
+from ibert_jax.training.kinds import KINDS, weighted_cross_entropy
 from ibert_jax.training.state import Skeleton, TrainState, take_apart
 from ibert_jax.training.step import (
     dropout_key,
     initial_state,
     make_train_step,
-    weighted_cross_entropy,
 )
+
+LOSS = KINDS["classification"].loss
 
 
 def make_batch(rows: int = 4, length: int = 8, seed: int = 0) -> Batch:
     random = np.random.default_rng(seed)
+    ids = random.integers(4, 22, (rows, length)).astype(np.int32)
     return Batch(
-        input_ids=random.integers(4, 22, (rows, length)).astype(np.int32),
-        attention_mask=np.ones((rows, length), np.int32),
-        labels=random.integers(0, 2, rows).astype(np.int32),
+        inputs={"input_ids": ids, "attention_mask": np.ones_like(ids)},
+        targets={"labels": random.integers(0, 2, rows).astype(np.int32)},
         weights=np.ones(rows, np.float32),
     )
 
@@ -53,21 +55,26 @@ def test_loss_is_the_weighted_mean() -> None:
     weights = jnp.asarray([1.0, 1.0, 0.0], jnp.float32)
     expected = (np.log1p(np.exp(-2)) + np.log1p(np.exp(2))) / 2
     np.testing.assert_allclose(weighted_cross_entropy(logits, labels, weights), expected, rtol=1e-6)
+    ignored = jnp.asarray([1, -100, 1], jnp.int32)
+    np.testing.assert_allclose(
+        weighted_cross_entropy(logits, ignored, weights), np.log1p(np.exp(-2)), rtol=1e-6
+    )
+    assert weighted_cross_entropy(logits, jnp.full(3, -100, jnp.int32), weights) == 0
 
 
 def test_filler_changes_nothing(model: IBertForSequenceClassification) -> None:
     optimizer = optax.sgd(0.1)
-    step = make_train_step(model, optimizer, dropout_key(0, 0))
+    step = make_train_step(model, optimizer, dropout_key(0, 0), LOSS)
     batch, other = make_batch(rows=6), make_batch(rows=6, seed=1)
     weights = np.asarray([1, 1, 1, 1, 0, 0], np.float32)
-    real = weights[:, None] > 0
+    ids, labels = batch.inputs["input_ids"], batch.targets["labels"]
+    changed = np.where(weights[:, None] > 0, ids, other.inputs["input_ids"])
+    assert not np.array_equal(ids, changed)
     refilled = Batch(
-        np.where(real, batch.input_ids, other.input_ids),
-        batch.attention_mask,
-        np.where(weights > 0, batch.labels, 1 - batch.labels),
+        {**batch.inputs, "input_ids": changed},
+        {"labels": np.where(weights > 0, labels, 1 - labels)},
         weights,
     )
-    assert not np.array_equal(batch.input_ids, refilled.input_ids)
     mine, my_loss = step(initial_state(model, optimizer), replace(batch, weights=weights))
     theirs, their_loss = step(initial_state(model, optimizer), refilled)
     np.testing.assert_allclose(my_loss, their_loss, rtol=1e-6)
@@ -77,7 +84,7 @@ def test_filler_changes_nothing(model: IBertForSequenceClassification) -> None:
 
 def test_dropout_depends_on_seed_and_step_alone(model: IBertForSequenceClassification) -> None:
     optimizer = optax.sgd(0.1)
-    step, batch = make_train_step(model, optimizer, dropout_key(0, 0)), make_batch()
+    step, batch = make_train_step(model, optimizer, dropout_key(0, 0), LOSS), make_batch()
 
     def after(number: int) -> TrainState:
         start = initial_state(model, optimizer)._replace(step=jnp.int32(number))
@@ -93,7 +100,7 @@ def test_one_compilation_a_shape_and_arrays_given_away(
     model: IBertForSequenceClassification,
 ) -> None:
     optimizer = optax.sgd(0.1)
-    step: Any = make_train_step(model, optimizer, dropout_key(0, 0))
+    step: Any = make_train_step(model, optimizer, dropout_key(0, 0), LOSS)
     state = initial_state(model, optimizer)
     old = state
     for seed, length in enumerate((8, 12, 8, 12, 8)):
@@ -110,7 +117,7 @@ def test_ranges_move_where_observed(model: IBertForSequenceClassification) -> No
     before = initial_state(model, optimizer)
     name = "ibert.embeddings.embeddings_act1.x_max"
     assert np.asarray(before.others[name]) == -np.inf
-    step = make_train_step(model, optimizer, dropout_key(0, 0))
+    step = make_train_step(model, optimizer, dropout_key(0, 0), LOSS)
     after, _ = step(before, make_batch())
     assert np.isfinite(after.others[name])
 

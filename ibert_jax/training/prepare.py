@@ -1,0 +1,152 @@
+"""What a run starts from: its model and its data, of whatever kind the task is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+from flax import nnx
+
+from ibert_jax.tokenizer import Tokenizer
+from ibert_jax.training.batches import Batcher
+from ibert_jax.training.examples import load_examples, read_examples, read_tags
+from ibert_jax.training.features import TokenizedExamples, tokenize
+from ibert_jax.training.kinds import kind_of
+from ibert_jax.training.masking import masking_of
+from ibert_jax.training.options import TrainOptions
+from ibert_jax.training.tasks import Task
+
+TASK = "task"
+"""Where a model's configuration keeps the table of its task."""
+_CALIBRATION_STREAM = 100
+"""Of random numbers; the stages' own streams are their numbers."""
+
+
+def load_model(options: TrainOptions) -> Any:
+    """The model that the options name, with the head of the task's kind and its labels."""
+    task, kind = options.task, kind_of(options.task)
+    labels = task.labels
+    if labels is None and task.kind == "token_classification":
+        labels = read_tags(options.train_files, task)
+    overrides: dict[str, Any] = {
+        "hidden_dropout_prob": options.dropout,
+        "attention_probs_dropout_prob": options.attention_dropout,
+        "id2label": None if labels is None else dict(enumerate(labels)),
+        "quantization": None if options.scheme is None else {"scheme": options.scheme},
+        **kind.settings,
+    }
+    model = kind.head.from_pretrained(
+        options.model,
+        rngs=nnx.Rngs(options.seed),
+        **{name: value for name, value in overrides.items() if value is not None},
+    )
+    note_task(model, task)
+    return model
+
+
+def note_task(model: Any, task: Task) -> None:
+    """Write the task into the model's configuration, which goes where the model goes."""
+    labelled = task.kind in ("classification", "token_classification")
+    names = tuple(model.config.id2label[i] for i in range(model.config.num_labels))
+    table = task.replace(labels=names if labelled else None).to_dict()
+    model.config = model.config.replace(extra={**model.config.extra, TASK: table})
+
+
+def task_of(config: Any) -> Task | None:
+    """The task that a model was trained for, from its configuration."""
+    table = config.extra.get(TASK)
+    return None if table is None else Task.from_dict(table)
+
+
+@dataclass(frozen=True)
+class Data:
+    """Batches of the training examples, of a sample of them for calibration, of the dev file."""
+
+    train: Batcher
+    calibration: Batcher
+    dev: Batcher | None
+
+
+def load_data(options: TrainOptions, config: Any, tokenizer: Tokenizer) -> Data:
+    """Read and tokenize the files of the options (or the hub's splits) for a model.
+
+    Raises FileNotFoundError or ValueError where something does not fit, in one sentence.
+    """
+    task, files = options.task, options.train_files
+    make = partial(
+        batches_of,
+        tokenizer=tokenizer,
+        config=config,
+        task=task,
+        batch_size=options.batch_size,
+        buckets=options.length_buckets,
+    )
+    limits = options.max_train_examples, options.max_dev_examples
+    if files:
+        train = make(read_examples(files, task, config.label2id, limit=limits[0]), learning=True)
+    else:
+        found = load_examples(task, task.splits[0], config.label2id, limit=limits[0])
+        train = make(found, learning=True)
+    dev = None
+    if options.dev_file is not None:
+        dev = make(read_examples([options.dev_file], task, config.label2id, limit=limits[1]))
+    elif not files:
+        dev = make(load_examples(task, task.splits[1], config.label2id, limit=limits[1]))
+    random = np.random.default_rng([options.seed, _CALIBRATION_STREAM])
+    chosen = random.permutation(len(train.examples))[: options.calibration_sentences]
+    sample = Batcher(
+        train.examples.select(chosen),
+        batch_size=options.batch_size,
+        pad_token_id=config.pad_token_id,
+        buckets=options.length_buckets,
+        masking=train.masking,
+    )
+    return Data(train, sample, dev)
+
+
+def batches_of(
+    examples: list[Any],
+    *,
+    tokenizer: Tokenizer,
+    config: Any,
+    task: Task,
+    batch_size: int,
+    buckets: int = 8,
+    max_length: int | None = None,
+    learning: bool = False,
+) -> Batcher:
+    """Examples tokenized for a model and cut into batches.
+
+    max_length: the task's if None; never more than the model's positions allow.
+
+    Raises:
+      ValueError: the tokenizer belongs to another model, by its ids or its token types.
+    """
+    longest = min(max_length or task.max_length or 128, config.max_sequence_length)
+    found = tokenize(examples, tokenizer, task, max_length=longest, learning=learning)
+    _check_fit(found, config)
+    masking = None
+    if task.kind == "masked_lm":
+        masking = masking_of(tokenizer.backend, task.mask_probability)
+    return Batcher(
+        found,
+        batch_size=batch_size,
+        pad_token_id=config.pad_token_id,
+        buckets=buckets,
+        masking=masking,
+    )
+
+
+def _check_fit(found: TokenizedExamples, config: Any) -> None:
+    if found.tokens.max() >= config.vocab_size:
+        raise ValueError(
+            f"expected token ids below the model's vocabulary of {config.vocab_size}, got "
+            f"{found.tokens.max()}; the tokenizer belongs to another model"
+        )
+    if found.types is not None and found.types.max() >= config.type_vocab_size:
+        raise ValueError(
+            f"expected token types below {config.type_vocab_size}, as the model knows them, got "
+            f"{found.types.max()}; the tokenizer belongs to another model"
+        )

@@ -1,0 +1,201 @@
+"""Files of many layouts, read strictly into rows."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ibert_jax.lines import read_lines
+from ibert_jax.training.tasks import Task
+
+_BY_NAME = {
+    ".csv": "csv",
+    ".json": "json",
+    ".jsonl": "json",
+    ".parquet": "parquet",
+    ".conll": "conll",
+}
+_OTHERWISE = {
+    "token_classification": "conll",
+    "question_answering": "json",
+    "masked_lm": "lines",
+}
+
+
+class Row(NamedTuple):
+    """One example as its file has it. where: its place, for people (`line 3 of a.tsv`)."""
+
+    where: str
+    fields: dict[str, Any]
+
+    def field(self, name: str) -> Any:
+        """A field by its name, or by keys joined by dots.
+
+        Raises ValueError where there is none.
+        """
+        value: Any = self.fields
+        for key in [name] if name in self.fields else name.split("."):
+            if not isinstance(value, dict) or key not in value:
+                raise ValueError(
+                    f"expected {name!r} in {self.where}, got the fields "
+                    f"{', '.join(map(str, self.fields))}; name the fields as the file does, in "
+                    "the task or with --text-column and --label-column"
+                )
+            value = value[key]
+        return value
+
+    def text(self, name: str) -> str:
+        """A field that must be a string."""
+        value = self.field(name)
+        if not isinstance(value, str):
+            raise ValueError(f"expected {name!r} to be a string in {self.where}, got {value!r}")
+        return value
+
+
+def read_rows(path: Path, task: Task) -> Iterator[Row]:
+    """The rows of a file in the task's layout, or in the one that its name tells.
+
+    tsv: a header line (unless the task names the columns); quotes mean nothing. csv: the same
+    with quotes. json: an object a line, or one list of objects, or SQuAD's nesting. parquet: needs
+    pyarrow. conll: a token and its tag a line (the first and the last column), blank lines
+    between sentences. lines: plain text.
+
+    Raises:
+      FileNotFoundError, IsADirectoryError: no such file.
+      ValueError: not UTF-8, or malformed; the message names file and line.
+    """
+    layout = task.layout or _BY_NAME.get(path.suffix.lower())
+    readers = {
+        "tsv": _tsv,
+        "csv": _csv,
+        "json": _json,
+        "parquet": _parquet,
+        "conll": _conll,
+        "lines": _lines,
+    }
+    return readers[layout or _OTHERWISE.get(task.kind, "tsv")](path, task)
+
+
+def _tsv(path: Path, task: Task) -> Iterator[Row]:
+    cells = ((number, line.split("\t")) for number, line in read_lines(path) if line.strip())
+    return _named(cells, path, task)
+
+
+def _csv(path: Path, task: Task) -> Iterator[Row]:
+    reader = csv.reader(line + "\n" for _, line in read_lines(path))
+    return _named(((reader.line_num, cells) for cells in reader if cells), path, task)
+
+
+def _named(cells: Iterator[tuple[int, list[str]]], path: Path, task: Task) -> Iterator[Row]:
+    """Cells under the task's column names, or those of the first line."""
+    names = task.columns or tuple(name.strip() for name in next(cells, (0, []))[1])
+    for number, found in cells:
+        if len(found) != len(names):
+            raise ValueError(
+                f"expected {len(names)} cells ({', '.join(names)}), got {len(found)} in line "
+                f"{number} of {path}"
+            )
+        yield Row(f"line {number} of {path}", dict(zip(names, found, strict=True)))
+
+
+def _conll(path: Path, task: Task) -> Iterator[Row]:
+    words: list[str] = []
+    tags: list[str] = []
+    first = 1
+    for number, line in read_lines(path):
+        if not line.strip() or line.startswith("-DOCSTART-"):
+            if words:
+                yield Row(f"line {first} of {path}", {task.text: words, task.label: tags})
+            words, tags, first = [], [], number + 1
+            continue
+        cells = line.split("\t") if "\t" in line else line.split()
+        if len(cells) < 2 or not cells[0].strip() or not cells[-1].strip():
+            raise ValueError(f"expected a token and its tag in line {number} of {path}")
+        words.append(cells[0].strip())
+        tags.append(cells[-1].strip())
+    if words:
+        yield Row(f"line {first} of {path}", {task.text: words, task.label: tags})
+
+
+def _lines(path: Path, task: Task) -> Iterator[Row]:
+    for number, line in read_lines(path):
+        if line.strip():
+            yield Row(f"line {number} of {path}", {task.text: line.strip()})
+
+
+def _parquet(path: Path, task: Task) -> Iterator[Row]:
+    del task
+    try:
+        from pyarrow import parquet
+    except ImportError:
+        raise ValueError(
+            f"reading {path} needs pyarrow; install it, as by pip install 'ibert-jax[parquet]'"
+        ) from None
+    if not path.is_file():
+        raise FileNotFoundError(f"expected a file, {path} is none")
+    try:
+        table = parquet.read_table(path)
+    except (OSError, ValueError) as error:  # pyarrow's own are either
+        raise ValueError(f"expected a Parquet file, could not read {path} ({error})") from None
+    for number, fields in enumerate(table.to_pylist(), 1):
+        yield Row(f"row {number} of {path}", fields)
+
+
+def _json(path: Path, task: Task) -> Iterator[Row]:
+    """Lines of objects; or one document, whose first line is then no object by itself."""
+    lines = [(number, line) for number, line in read_lines(path) if line.strip()]
+    if not lines:
+        return
+    try:
+        first = json.loads(lines[0][1])
+    except json.JSONDecodeError:
+        first = None
+    if not isinstance(first, dict) or _is_document(first):
+        yield from _document(path, "\n".join(line for _, line in lines), task)
+        return
+    for number, line in lines:
+        where = f"line {number} of {path}"
+        try:
+            fields = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise ValueError(
+                f"expected one JSON object a line, {where} is none ({error.msg})"
+            ) from None
+        if not isinstance(fields, dict):
+            raise ValueError(f"expected one JSON object a line, {where} is none")
+        yield Row(where, fields)
+
+
+def _is_document(value: dict[str, Any]) -> bool:
+    return isinstance(value.get("data"), list)
+
+
+def _document(path: Path, text: str, task: Task) -> Iterator[Row]:
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"expected JSON in {path}, could not read it ({error})") from None
+    if isinstance(value, dict) and _is_document(value):
+        value = value["data"]
+    if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
+        raise ValueError(
+            f"expected a list of objects, or SQuAD's nesting (data, paragraphs, qas), in {path}"
+        )
+    rows = (row for item in value for row in _unnested(item, task))
+    for number, fields in enumerate(rows, 1):
+        yield Row(f"example {number} of {path}", fields)
+
+
+def _unnested(item: dict[str, Any], task: Task) -> Iterator[dict[str, Any]]:
+    """Questions out of articles and paragraphs; anything else as it is."""
+    if isinstance(item.get("paragraphs"), list):
+        for paragraph in item["paragraphs"]:
+            yield from _unnested(paragraph, task)
+    elif isinstance(item.get("qas"), list):
+        for question in item["qas"]:
+            yield {str(task.pair): item.get(str(task.pair)), **question}
+    else:
+        yield item
