@@ -144,6 +144,10 @@ class QuantAct(ObservingLeaf):
         """The output's short scale, float32 scalar or [C], from the observed range."""
         return _scale(self.absolute_range(), self._exponent(), self.form)
 
+    def covered(self) -> jax.Array:
+        """The absolute range that the integers cover, float32 scalar or [C], before rounding."""
+        return _covered(self.absolute_range(), self._exponent(), self.form)
+
     def _exponent(self) -> jax.Array | None:
         return self.channel_exponent[...] if self.form.granularity == "balanced" else None
 
@@ -182,14 +186,20 @@ class QuantAct(ObservingLeaf):
 
 def _scale(absolute: jax.Array, exponent: jax.Array | None, form: ActivationFormat) -> jax.Array:
     assert form.bits is not None
-    if form.granularity == "tensor":
-        return scale_of_range(absolute, bits=form.bits)
     if exponent is None:
-        floor = jnp.max(absolute) * QUIETEST_CHANNEL
-        return scale_of_range(jnp.maximum(absolute, floor), bits=form.bits)
+        return scale_of_range(_covered(absolute, None, form), bits=form.bits)
     whole = exponent.astype(jnp.int32)
     tensor = jnp.max(absolute * power_of_two(-whole))
     return scale_of_range(tensor, bits=form.bits) * power_of_two(whole)
+
+
+def _covered(absolute: jax.Array, exponent: jax.Array | None, form: ActivationFormat) -> jax.Array:
+    if exponent is not None:
+        whole = exponent.astype(jnp.int32)
+        return jnp.max(absolute * power_of_two(-whole)) * power_of_two(whole)
+    if form.granularity == "channel":
+        return jnp.maximum(absolute, jnp.max(absolute) * QUIETEST_CHANNEL)
+    return absolute
 
 
 @materialized

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from functools import partial
 from typing import Any, TypeVar
 
 import jax
@@ -10,40 +11,88 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from ibert_jax.quantize.clipping import SHARES
+from ibert_jax.quantize.histograms import histograms
 from ibert_jax.quantize.ranges import RangeStatistic
 
 Model = TypeVar("Model", bound=nnx.Module)
+Batches = Iterable[Mapping[str, Any]]
+
+METHODS = ("minmax", "moving-average", *SHARES)
+MOMENTUM = 0.95
+"""Of moving averages where the configuration asks for none."""
 
 
-def calibrate(model: Model, batches: Iterable[Mapping[str, Any]]) -> Model:
+def calibrate(
+    model: Model, batches: Batches, method: str = "minmax", *, percentile: float = 99.99
+) -> Model:
     """Fill the activation ranges from example inputs and enter the quantization-aware life.
 
-    The model runs in its float life, in evaluation; ranges are the running minimum and maximum
-    over all batches. In the ``channel`` scheme the channel factors are then chosen.
+    The model runs in its float life, in evaluation. In the ``channel`` scheme the channel
+    factors are chosen from the ranges.
+
+    The method decides about the narrow activations, those that enter a matmul. All others (16
+    and 20 bits, the grids of nonlinear functions) have steps to spare and always cover all that
+    was seen.
+
+    * ``minmax``: the running minimum and maximum over all batches.
+    * ``moving-average``: of each batch's minimum and maximum, as in quantization-aware training.
+    * ``percentile``: the range that ``percentile`` percent of the absolute values lie in.
+    * ``mse``: the range with the smallest mean squared error of rounding and saturation.
+    * ``entropy``: the range whose integers keep most of the distribution's information.
+
+    The last three take a histogram, in a second pass over the batches, of the tokens that the
+    attention mask keeps. Where a scale belongs to a channel, so does the choice, except for the
+    entropy: a channel alone has too few values to compare distributions, so that all channels
+    are clipped by one share of their ranges.
 
     Args:
         model: one of this package's models; changed in place. Ranges that it already has are
             replaced.
         batches: the model's arguments by name, e.g. ``{"input_ids": ..., "attention_mask":
-            ...}``; a few hundred sentences of the kind to be expected.
+            ...}``; 128 to 512 sentences of the kind to be expected.
+        method: one of ``METHODS``.
+        percentile: above 0, up to 100.
 
     Returns:
         ``model``.
 
     Raises:
-        ValueError: there is no batch.
+        ValueError: there is no batch, or no such method.
     """
+    if method not in METHODS:
+        raise ValueError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
+    if not 0 < percentile <= 100:
+        raise ValueError(f"percentile must be above 0 and at most 100, got {percentile!r}")
     network: Any = model
     network.quantize(True)  # settings that cannot be had are refused before anything runs
+    network.quantize(False)
+    network.eval()
+    if method in SHARES:
+        batches = list(batches)  # token ids: small beside one batch's activations
+    _observe(model, batches, moving=method == "moving-average")
+    balance(model)
+    if method in SHARES:
+        _clip(model, batches, method, percentile)
+    return network.quantize(True)
+
+
+def balance(model: nnx.Module) -> None:
+    """Choose the channel factors of a calibrated model anew, in place."""
+    balancing: list[Any] = [m for _, m in nnx.iter_modules(model) if hasattr(m, "balance")]
+    for module in balancing:
+        module.balance()
+
+
+def _observe(model: nnx.Module, batches: Batches, *, moving: bool) -> None:
+    """Fill the ranges by running every batch; ``moving``: narrow ones by moving averages."""
     observers: list[Any] = [m for _, m in nnx.iter_modules(model) if hasattr(m, "x_min")]
     momenta = [observer.momentum for observer in observers]
     for observer in observers:
         observer.x_min[...] = jnp.full(observer.x_min.shape, jnp.inf, jnp.float32)
         observer.x_max[...] = jnp.full(observer.x_max.shape, -jnp.inf, jnp.float32)
-        observer.momentum = -1
-    network.quantize(False)
-    network.eval()
-    for observer in observers:
+        moved = moving and getattr(observer, "adjustable", False)
+        observer.momentum = -1 if not moved else _momentum(observer.momentum)
         observer.observing = True
     try:
         if _run(model, batches) == 0:
@@ -51,13 +100,13 @@ def calibrate(model: Model, batches: Iterable[Mapping[str, Any]]) -> Model:
     finally:
         for observer, momentum in zip(observers, momenta, strict=True):
             observer.momentum, observer.observing = momentum, False
-    balancing: list[Any] = [m for _, m in nnx.iter_modules(model) if hasattr(m, "balance")]
-    for module in balancing:
-        module.balance()
-    return network.quantize(True)
 
 
-def _run(model: nnx.Module, batches: Iterable[Mapping[str, Any]]) -> int:
+def _momentum(configured: float) -> float:
+    return MOMENTUM if configured == -1 else configured
+
+
+def _run(model: nnx.Module, batches: Batches) -> int:
     """Run every batch, keeping the ranges; returns how many there were."""
     graph, ranges, rest = nnx.split(model, RangeStatistic, ...)
 
@@ -73,6 +122,27 @@ def _run(model: nnx.Module, batches: Iterable[Mapping[str, Any]]) -> int:
         count += 1
     nnx.update(model, ranges)
     return count
+
+
+def _clip(model: nnx.Module, batches: Batches, method: str, percentile: float) -> None:
+    """Make the ranges of narrow activations narrower, by their histograms."""
+    acts: dict[str, Any] = {
+        ".".join(map(str, path)): module
+        for path, module in nnx.iter_modules(model)
+        if getattr(module, "adjustable", False)
+    }
+    units = {path: np.maximum(np.asarray(act.covered()), 1e-30) for path, act in acts.items()}
+    pooled = {
+        path: method == "entropy" or act.form.granularity != "channel" for path, act in acts.items()
+    }
+    choose = SHARES[method]
+    if method == "percentile":
+        choose = partial(choose, percentile=percentile)
+    for path, counts in histograms(model, batches, units, pooled=pooled).items():
+        act = acts[path]
+        limit = jnp.asarray(choose(counts, act.form.bits) * units[path], jnp.float32)
+        act.x_min[...] = jnp.maximum(act.x_min[...], -limit)
+        act.x_max[...] = jnp.minimum(act.x_max[...], limit)
 
 
 def balanced_exponents(

@@ -1,0 +1,109 @@
+"""Calibration of a small model by every method."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+import ibert_jax as ib
+from ibert_jax.layers.activation import QuantAct
+from ibert_jax.quantize.calibration import METHODS
+from ibert_jax.quantize.histograms import CHANNEL_BINS, POOLED_BINS, histograms
+from ibert_jax.quantize.schemes import ActivationFormat
+
+RNG = np.random.default_rng(0)
+BATCHES = [
+    {
+        "input_ids": RNG.integers(3, 50, (4, 9)),
+        "attention_mask": (np.arange(9) < RNG.integers(2, 10, (4, 1))).astype(np.int32),
+    }
+    for _ in range(3)
+]
+
+
+def make() -> ib.IBertForSequenceClassification:
+    config = ib.IBertConfig(
+        vocab_size=50,
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=32,
+        max_position_embeddings=16,
+        initializer_range=0.3,
+    )
+    return ib.IBertForSequenceClassification(config, rngs=nnx.Rngs(0))
+
+
+def ranges(model: Any) -> dict[str, np.ndarray]:
+    """The absolute range of each activation that has one."""
+    return {
+        path: np.asarray(leaf.absolute_range())
+        for path, leaf in model.leaves().items()
+        if isinstance(leaf, QuantAct) and leaf.needed
+    }
+
+
+@pytest.fixture(scope="module")
+def widest() -> dict[str, np.ndarray]:
+    return ranges(ib.calibrate(make(), BATCHES))
+
+
+@pytest.mark.parametrize("method", METHODS[1:])
+def test_methods_narrow_what_enters_a_matmul(method: str, widest: dict[str, np.ndarray]) -> None:
+    model = make()
+    assert ib.calibrate(model, iter(BATCHES), method, percentile=95) is model
+    found = ranges(model)
+    narrowed = set()
+    for path, leaf in model.leaves().items():
+        if not isinstance(leaf, QuantAct) or not leaf.needed:
+            continue
+        assert (found[path] <= widest[path] * (1 + 1e-6)).all(), path
+        if not leaf.adjustable:
+            assert np.array_equal(found[path], widest[path]), path
+        if (found[path] < widest[path]).any():
+            narrowed.add(path)
+        assert np.isfinite(np.asarray(leaf.scale())).all()
+    assert narrowed
+    momenta = {leaf.momentum for leaf in model.leaves().values() if isinstance(leaf, QuantAct)}
+    assert momenta == {model.config.quantization.momentum}
+
+
+def test_what_calibrate_does_not_know_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"method must be one of minmax, .*, got 'median'"):
+        ib.calibrate(make(), BATCHES, "median")
+    with pytest.raises(ValueError, match="percentile must be above 0 and at most 100, got 0"):
+        ib.calibrate(make(), BATCHES, "percentile", percentile=0)
+    with pytest.raises(ValueError, match="at least one batch"):
+        ib.calibrate(make(), [], "mse")
+
+
+class Network(nnx.Module):
+    """A tensor through two activations, one scale or a scale a channel."""
+
+    def __init__(self) -> None:
+        self.whole = QuantAct(ActivationFormat(8), 6)
+        self.apart = QuantAct(ActivationFormat(8, "channel"), 6)
+
+    def __call__(self, value: jax.Array, attention_mask: jax.Array) -> Any:
+        return self.apart(self.whole(value))
+
+
+def test_histograms_count_the_tokens_that_count() -> None:
+    value = RNG.standard_normal((2, 5, 6)).astype(np.float32)
+    mask = np.array([[1, 1, 0, 0, 0], [1, 1, 1, 1, 1]], np.int32)
+    batch = {"value": jnp.asarray(value), "attention_mask": mask}
+    units = {"whole": np.float32(2), "apart": np.full(6, 3, np.float32)}
+    pooled = {"whole": True, "apart": False}
+    counts = histograms(Network(), [batch, batch], units, pooled=pooled)
+    kept = np.abs(value[mask == 1])
+    want = np.histogram(np.minimum(kept / 2, 1 - 1e-6), POOLED_BINS, (0, 1))[0]
+    assert np.array_equal(counts["whole"], 2 * want)
+    for channel in range(6):
+        shares = np.minimum(kept[:, channel] / 3, 1 - 1e-6)
+        want = np.histogram(shares, CHANNEL_BINS, (0, 1))[0]
+        assert np.array_equal(counts["apart"][channel], 2 * want)
