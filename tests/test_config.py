@@ -223,6 +223,12 @@ def test_a_missing_file_is_named(tmp_path: Path):
         IBertConfig.from_json_file(tmp_path / "config.json")
 
 
+def test_settings_that_never_had_an_effect_are_read_and_forgotten():
+    assert QuantConfig.from_dict({"gelu_migration": 1.0, "value_migration": 1.0}) == QuantConfig()
+    with pytest.raises(ValueError, match="unknown settings gelu_migration"):
+        QuantConfig.from_dict({"gelu_migration": 0.5})
+
+
 def test_the_last_override_that_matches_counts():
     quantization = QuantConfig(
         weight_bits=6,
@@ -240,7 +246,7 @@ def test_the_last_override_that_matches_counts():
         ({"scheme": "other"}, "scheme must be one of channel, reference"),
         ({"weight_bits": 16}, "weight_bits must be an integer between 2 and 8, got 16"),
         ({"momentum": 1.0}, "momentum"),
-        ({"value_migration": -0.1}, "value_migration must be a number between 0 and 1"),
+        ({"layernorm_migration": -0.1}, "layernorm_migration must be a number between 0 and 1"),
         ({"overrides": {"*": {"weight_bits": 9}}}, r"weight_bits of '\*' in overrides must be an"),
         (
             {"overrides": {"*": {"bits": 4}}},

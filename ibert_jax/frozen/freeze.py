@@ -17,7 +17,7 @@ from ibert_jax.integer.dyadic import Multiplier
 from ibert_jax.layers.activation import IntegerAct, of_one_structure
 from ibert_jax.layers.leaf import ObservingLeaf, recorded, set_life
 from ibert_jax.layers.widths import set_widths
-from ibert_jax.models.pretrained import IBertPreTrainedModel, refuse_without_effect
+from ibert_jax.models.pretrained import IBertPreTrainedModel
 from ibert_jax.quantize.tensor import QuantizedTensor
 
 
@@ -28,10 +28,9 @@ def freeze(model: IBertPreTrainedModel) -> IntegerModel:
     it computed with; the graph around them stays the same. ``model`` is not changed.
 
     Raises:
-        ValueError: activation ranges that were never calibrated, or settings that a quantized
-            model does not support, by name.
+        ValueError: activation ranges that were never calibrated, by name; overrides of bits
+            that change nothing.
     """
-    refuse_without_effect(model.config)
     missing = [
         path
         for path, leaf in model.leaves().items()

@@ -15,8 +15,8 @@ from ibert_jax.integer.barrier import materialized
 from ibert_jax.integer.dyadic import Multiplier, clip_bits, pack, requantize, unpack
 from ibert_jax.layers.leaf import ObservingLeaf
 from ibert_jax.layers.linear import QuantLinear
-from ibert_jax.quantize.calibration import balanced_exponents
 from ibert_jax.quantize.constants import multiplier, power_of_two, scale_of_range
+from ibert_jax.quantize.migration import balanced_exponents
 from ibert_jax.quantize.ranges import RangeStatistic
 from ibert_jax.quantize.schemes import MATMUL_BITS, ActivationFormat
 from ibert_jax.quantize.straight_through import straight_through

@@ -55,11 +55,9 @@ class IBertPreTrainedModel(nnx.Module):
         """Enter (or leave) the quantization-aware life; returns the model.
 
         Raises:
-            ValueError: the configuration asks for something that this life does not do, or
-                overrides the bits of leaves that there are not.
+            ValueError: the configuration overrides the bits of leaves that there are not.
         """
         if enabled:
-            refuse_without_effect(self.config)
             set_widths(self, self.config.quantization)
         set_life(self, quantized=enabled)
         self.config = dataclasses.replace(self.config, quant_mode=enabled)
@@ -159,22 +157,3 @@ class IBertPreTrainedModel(nnx.Module):
         """Write ``model.safetensors`` and ``config.json`` as Hugging Face I-BERT has them."""
         tensors = {name: np.asarray(value) for name, value in self.tensors().items()}
         write_checkpoint(directory, self.config, tensors, recall(self))
-
-
-def refuse_without_effect(config: IBertConfig) -> None:
-    """Refuse settings that a quantized model would silently ignore.
-
-    Raises:
-        ValueError: the settings, by name.
-    """
-    quantization = config.quantization
-    expected = {
-        "gelu_migration": (quantization.gelu_migration, 1.0),
-        "value_migration": (quantization.value_migration, 1.0),
-    }
-    found = [f"{n}={got!r}" for n, (got, only) in expected.items() if got != only]
-    if found:
-        raise ValueError(
-            f"quantized models do not support {', '.join(found)} yet; leave the defaults: "
-            + ", ".join(f"{name}={only!r}" for name, (_, only) in expected.items())
-        )

@@ -13,6 +13,7 @@ from flax import nnx
 
 from ibert_jax.quantize.clipping import SHARES
 from ibert_jax.quantize.histograms import histograms
+from ibert_jax.quantize.migration import balance, search_migration
 from ibert_jax.quantize.ranges import RangeStatistic
 
 Model = TypeVar("Model", bound=nnx.Module)
@@ -24,7 +25,12 @@ MOMENTUM = 0.95
 
 
 def calibrate(
-    model: Model, batches: Batches, method: str = "minmax", *, percentile: float = 99.99
+    model: Model,
+    batches: Batches,
+    method: str = "minmax",
+    *,
+    percentile: float = 99.99,
+    search: bool = False,
 ) -> Model:
     """Fill the activation ranges from example inputs and enter the quantization-aware life.
 
@@ -53,35 +59,39 @@ def calibrate(
             ...}``; 128 to 512 sentences of the kind to be expected.
         method: one of ``METHODS``.
         percentile: above 0, up to 100.
+        search: whether to choose ``layernorm_migration``, the exponent of the channel factors,
+            by comparing quantized outputs with float ones, rather than to take the
+            configuration's; the configuration then holds the chosen one.
 
     Returns:
         ``model``.
 
     Raises:
-        ValueError: there is no batch, or no such method.
+        ValueError: there is no batch, no such method, or nothing to search in this scheme.
     """
     if method not in METHODS:
         raise ValueError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
     if not 0 < percentile <= 100:
         raise ValueError(f"percentile must be above 0 and at most 100, got {percentile!r}")
     network: Any = model
+    if search and network.config.quantization.scheme != "channel":
+        raise ValueError(
+            "search chooses channel factors, which only the 'channel' scheme has, got the scheme "
+            f"{network.config.quantization.scheme!r}; pass search=False"
+        )
     network.quantize(True)  # settings that cannot be had are refused before anything runs
     network.quantize(False)
     network.eval()
-    if method in SHARES:
+    if method in SHARES or search:
         batches = list(batches)  # token ids: small beside one batch's activations
     _observe(model, batches, moving=method == "moving-average")
-    balance(model)
+    if search:
+        search_migration(model, list(batches))
+    else:
+        balance(model)
     if method in SHARES:
         _clip(model, batches, method, percentile)
     return network.quantize(True)
-
-
-def balance(model: nnx.Module) -> None:
-    """Choose the channel factors of a calibrated model anew, in place."""
-    balancing: list[Any] = [m for _, m in nnx.iter_modules(model) if hasattr(m, "balance")]
-    for module in balancing:
-        module.balance()
 
 
 def _observe(model: nnx.Module, batches: Batches, *, moving: bool) -> None:
@@ -143,27 +153,3 @@ def _clip(model: nnx.Module, batches: Batches, method: str, percentile: float) -
         limit = jnp.asarray(choose(counts, act.form.bits) * units[path], jnp.float32)
         act.x_min[...] = jnp.maximum(act.x_min[...], -limit)
         act.x_max[...] = jnp.minimum(act.x_max[...], limit)
-
-
-def balanced_exponents(
-    absolute: np.ndarray, weights: Iterable[np.ndarray], migration: float
-) -> np.ndarray:
-    """Channel factors that share the difficulty between an activation and its readers.
-
-    Channel c's scale is proportional to ``range^migration / weight^(1 - migration)``, with
-    ``weight`` the largest weight that any reader has on the channel (SmoothQuant's rule),
-    rounded to a power of two: exact to multiply by, and the optimum is flat.
-
-    Args:
-        absolute: float32 [C], the channels' ranges.
-        weights: the readers' weights, float32 [N, C] each.
-        migration: 0 to 1.
-
-    Returns:
-        float32 [C], whole numbers in [-12, 12], around 0.
-    """
-    largest = np.max([np.abs(w).max(axis=0) for w in weights], axis=0)
-    logarithm = migration * np.log2(np.maximum(absolute, 1e-8))
-    logarithm -= (1 - migration) * np.log2(np.maximum(largest, 1e-8))
-    centred = np.round(logarithm - np.median(logarithm))
-    return np.clip(centred, -12, 12).astype(np.float32)

@@ -164,14 +164,6 @@ def test_freezing_before_calibration_names_the_ranges() -> None:
         ib.calibrate(make("channel"), [])
 
 
-def test_settings_without_effect_are_refused() -> None:
-    model = make("channel")
-    model.config = model.config.replace(quantization={"value_migration": 0.4})
-    for enter in (model.quantize, lambda: ib.freeze(model)):
-        with pytest.raises(ValueError, match="do not support value_migration="):
-            enter()
-
-
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [

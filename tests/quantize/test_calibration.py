@@ -14,6 +14,7 @@ import ibert_jax as ib
 from ibert_jax.layers.activation import QuantAct
 from ibert_jax.quantize.calibration import METHODS
 from ibert_jax.quantize.histograms import CHANNEL_BINS, POOLED_BINS, histograms
+from ibert_jax.quantize.migration import search_migration
 from ibert_jax.quantize.schemes import ActivationFormat
 
 RNG = np.random.default_rng(0)
@@ -107,3 +108,20 @@ def test_histograms_count_the_tokens_that_count() -> None:
         shares = np.minimum(kept[:, channel] / 3, 1 - 1e-6)
         want = np.histogram(shares, CHANNEL_BINS, (0, 1))[0]
         assert np.array_equal(counts["apart"][channel], 2 * want)
+
+
+def test_the_exponent_is_searched_against_the_float_outputs() -> None:
+    model = make()
+    # One channel speaks loudly and is hardly read: the factors have something to share out.
+    layer = model.ibert.encoder.layer[0]
+    norm: Any = layer.attention.output.LayerNorm
+    norm.weight[...] = norm.weight[...].at[3].multiply(40.0)
+    ib.calibrate(model, BATCHES, search=True)
+    chosen = model.config.quantization.layernorm_migration
+    assert model.ibert.config.quantization.layernorm_migration == chosen == layer.migration
+    found = search_migration(model, BATCHES)
+    assert found[chosen] == min(found.values()) < max(found.values())
+    model = make()
+    model.config = model.config.replace(quantization={"scheme": "reference"})
+    with pytest.raises(ValueError, match="only the 'channel' scheme has"):
+        ib.calibrate(model, BATCHES, search=True)
