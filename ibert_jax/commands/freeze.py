@@ -13,9 +13,14 @@ from ibert_jax.commands import console
 from ibert_jax.commands.options import add_batching, add_command, positive
 from ibert_jax.lines import not_blank, read_lines
 
+METHODS = ("minmax", "moving-average", "percentile", "mse", "entropy")
+"""As ``quantize.calibration`` has them; named here so that help needs no JAX."""
+
 _EXAMPLES = """\
   ibert-jax freeze my_quantized_checkpoint my_integer_model
   ibert-jax freeze my_float_checkpoint my_integer_model --calibration sentences.txt
+  ibert-jax freeze my_float_checkpoint my_integer_model --calibration sentences.txt \\
+      --method mse --search --ranges
 """
 
 
@@ -27,7 +32,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         summary="turn a checkpoint into an integer model",
         examples=_EXAMPLES,
     )
-    parser.add_argument("checkpoint", help="directory of a classifier, float or quantization-aware")
+    parser.add_argument("checkpoint", help="model directory, float or quantization-aware")
     parser.add_argument("output", help="directory to write the integer model and tokenizer to")
     parser.add_argument(
         "--calibration",
@@ -43,6 +48,29 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         help="sentences of that file to use, from its start (default: %(default)s)",
     )
     parser.add_argument(
+        "--method",
+        default="minmax",
+        choices=METHODS,
+        help="how ranges follow from what is measured (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--percentile",
+        type=float,
+        default=99.99,
+        metavar="P",
+        help="of the absolute values, for that method (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--search",
+        action="store_true",
+        help="choose the channel factors by comparing quantized with float outputs",
+    )
+    parser.add_argument(
+        "--ranges",
+        action="store_true",
+        help="print the range, the scale and the saturation of every activation",
+    )
+    parser.add_argument(
         "--no-certificate",
         dest="certificate",
         action="store_false",
@@ -56,23 +84,34 @@ def run(args: argparse.Namespace) -> int:
     """Calibrate where asked to, freeze, and write program and tokenizer."""
     sentences = None if args.calibration is None else read_sentences(args)
 
-    from ibert_jax.inference import load_classifier
+    from ibert_jax.inference import load_model
     from ibert_jax.quantize import calibrate
     from ibert_jax.tokenizer import Tokenizer
 
     tokenizer = Tokenizer.load(args.checkpoint)
-    model = load_classifier(args.checkpoint)
+    model = load_model(args.checkpoint)
     if (Path(args.checkpoint) / "integer_model.json").is_file():
         raise ValueError(f"expected a checkpoint, {args.checkpoint} is frozen already")
     batches: list[dict[str, Any]] = []
     if sentences is not None:
         batches = list(calibration_batches(sentences, tokenizer, model.config, args))
-        calibrate(model, console.progress(batches, what="calibration batches"))
+        calibrate(
+            model,
+            console.progress(batches, what="calibration batches"),
+            args.method,
+            percentile=args.percentile,
+            search=args.search,
+        )
     program = _frozen(model)
     certificate = certified(program, batches) if args.certificate else None
     program.save(args.output, certificate)
     tokenizer.save(args.output)
     size = sum(path.stat().st_size for path in Path(args.output).iterdir() if path.is_file())
+    if args.ranges:
+        from ibert_jax.analysis import calibration_report
+
+        known = None if certificate is None else certificate.saturation
+        print(calibration_report(model, batches, saturated=known))
     print(f"integer model written to {args.output}, {size / 1e6:.1f} MB")
     if certificate is not None:
         print(certificate)

@@ -19,8 +19,8 @@ _EXAMPLES = """\
   ibert-jax freeze run/qat my_integer_model
 
 a run that was interrupted continues when the same command is given again; --output then holds
-float/ and qat/ (models with their tokenizer), metrics.jsonl and summary.json. A task's file is a
-table of what its data mean; ibert_jax/training/tasks.toml holds those that have a name
+float/, calibrated/ and qat/ (models with their tokenizer), metrics.jsonl and summary.json. A
+task's file is a table of what its data mean; ibert_jax/training/tasks.toml has those with a name
 """
 
 

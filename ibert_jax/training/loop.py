@@ -31,8 +31,9 @@ def finetune(
 ) -> dict[str, Any]:
     """Finetune a model in float, quantize it, finetune it again; resume where it was cut off.
 
-    The run directory `options.output` then holds `float/` and `qat/` (models with their tokenizer,
-    labels and task, the second ready to be frozen), `float_continued/` if it was asked for,
+    The run directory `options.output` then holds `float/`, `calibrated/` and `qat/` (models with
+    their tokenizer, labels and task, the last two ready to be frozen: quantized after training,
+    and trained quantization-aware), `float_continued/` if it was asked for,
     `metrics.jsonl`, `summary.json`, `options.json` and `checkpoints/`. A run that was killed and is
     started again with the same options ends with the same weights, bit for bit, as one that was
     not (on the same machine and versions).
@@ -163,6 +164,7 @@ class _Finetuning:
             batches = self.data.calibration.in_order()
             calibrate(self.model, (batch.inputs for batch, _ in batches))
             self._evaluate("calibrated")
+            self._write_model("calibrated")
 
     def _best(self, stage: Stage) -> BestModel | None:
         if not self.options.select_best or stage.steps == 0:

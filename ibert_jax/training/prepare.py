@@ -10,7 +10,7 @@ import numpy as np
 from flax import nnx
 
 from ibert_jax.tokenizer import Tokenizer
-from ibert_jax.training.batches import Batcher
+from ibert_jax.training.batches import Batcher, bucket_lengths
 from ibert_jax.training.examples import load_examples, read_examples, read_tags
 from ibert_jax.training.features import TokenizedExamples, tokenize
 from ibert_jax.training.kinds import kind_of
@@ -100,7 +100,7 @@ def load_data(options: TrainOptions, config: Any, tokenizer: Tokenizer) -> Data:
         train.examples.select(chosen),
         batch_size=options.batch_size,
         pad_token_id=config.pad_token_id,
-        buckets=options.length_buckets,
+        lengths=train.lengths,
         masking=train.masking,
     )
     return Data(train, sample, dev)
@@ -130,11 +130,13 @@ def batches_of(
     masking = None
     if task.kind == "masked_lm":
         masking = masking_of(tokenizer.backend, task.mask_probability)
+    # A rounded length may lie beyond the last position.
+    lengths = [min(n, config.max_sequence_length) for n in bucket_lengths(found.lengths, buckets)]
     return Batcher(
         found,
         batch_size=batch_size,
         pad_token_id=config.pad_token_id,
-        buckets=buckets,
+        lengths=tuple(lengths),
         masking=masking,
     )
 

@@ -1,0 +1,99 @@
+"""Every kind of task learns what it is shown.
+
+That heads answer the same in every life is shown elsewhere: tests/frozen, and tests/test_cli_lives.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from flax import nnx
+
+from ibert_jax.config import IBertConfig
+from ibert_jax.layers.leaf import set_life
+from ibert_jax.tokenizer import Tokenizer
+from ibert_jax.training import batches_of, evaluate, load_task
+from ibert_jax.training.examples import ChoiceExample, QuestionExample, TextExample
+from ibert_jax.training.kinds import KINDS
+from ibert_jax.training.optimizer import make_optimizer, warmup_linear_decay
+from ibert_jax.training.state import Skeleton
+from ibert_jax.training.step import dropout_key, initial_state, make_train_step
+
+from .conftest import BAD, FILL, GOOD, WORDS, make_backend
+
+_STEPS = 30
+
+
+def judged() -> list[tuple[str, str, int]]:
+    """A word that judges, another, and whether the first one praises."""
+    return [
+        (word, FILL[index % len(FILL)], label)
+        for label, words in enumerate((BAD, GOOD))
+        for index, word in enumerate(words)
+    ]
+
+
+EXAMPLES: dict[str, list[Any]] = {
+    "stsb": [TextExample(word, other, 4.0 * label - 2.0) for word, other, label in judged()],
+    "squad": [
+        QuestionExample(str(i), "is good", f"{other} {word} the {other}", (word,), len(other) + 1)
+        for i, (word, other, _) in enumerate(judged())
+    ],
+    "commonsenseqa": [
+        ChoiceExample(other, (good, bad)[::order], 0 if order == 1 else 1)
+        for other, good, bad, order in zip(FILL, GOOD * 2, BAD * 2, (1, -1) * 4, strict=False)
+    ],
+    "wikitext2": [TextExample(f"the {word} film is a {word} story") for word, _, _ in judged()],
+}
+
+
+@pytest.fixture(scope="module")
+def tokenizer_with_mask() -> Tokenizer:
+    backend = make_backend()
+    backend.add_special_tokens(["[MASK]"])
+    return Tokenizer(backend)
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_learned(name: str, tokenizer_with_mask: Tokenizer) -> None:
+    task = load_task(name)
+    kind = KINDS[task.kind]
+    settings: dict[str, Any] = dict(kind.settings)
+    config = IBertConfig(
+        vocab_size=len(WORDS) + 1,
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=32,
+        max_position_embeddings=40,
+        initializer_range=0.2,
+        hidden_dropout_prob=0.0,
+        attention_probs_dropout_prob=0.0,
+        **settings,
+    )
+    model = kind.head(config, rngs=nnx.Rngs(0))
+    data = batches_of(
+        EXAMPLES[name],
+        tokenizer=tokenizer_with_mask,
+        config=config,
+        task=task,
+        batch_size=len(EXAMPLES[name]),
+        buckets=1,
+    )
+    model.train()
+    set_life(model, observing=False)
+    schedule = warmup_linear_decay(1e-2, 2 * _STEPS, 0)
+    optimizer = make_optimizer(schedule, weight_decay=0.0, clip_norm=1.0)
+    step = make_train_step(model, optimizer, dropout_key(0, 0), kind.loss)
+    state, losses = initial_state(model, optimizer), []
+    for number in range(_STEPS):
+        batch = next(data.epoch((number,)))
+        state, loss = step(state, batch)
+        losses.append(float(loss))
+    assert np.mean(losses[-5:]) < 0.7 * np.mean(losses[:5])
+    Skeleton(model).put_into(model, state.params, state.others)
+    model.eval()
+    primary = evaluate(model, data, task).primary
+    assert primary > 0.6 if task.rising else primary < len(WORDS) / 2
