@@ -9,7 +9,7 @@ import itertools
 import json
 from collections import deque
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -165,18 +165,14 @@ def _job(
 ) -> dict[str, Any]:
     """What decides the output's bytes, as plain values."""
     task = predictor.task
-    options = {
-        name: getattr(task, name)
-        for name in task.__dataclass_fields__
-        if name not in ("config", "tokenizer")
-    }
+    own = [field.name for field in fields(task) if field.name not in ("config", "tokenizer")]
     return {
         "version": 1,
         "input": source.fingerprint(_SAMPLE),
         "columns": source.described(),
         "model": None if model is None else _hash_of(Path(model)),
         "task": task.head,
-        "options": options,
+        "options": {name: getattr(task, name) for name in own},
         "batch_size": predictor.batch_size,
         "inputs": inputs,
     }

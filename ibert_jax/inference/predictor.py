@@ -6,7 +6,7 @@ import itertools
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -288,7 +288,7 @@ def _task(program: Any, tokenizer: Tokenizer, max_length: int, options: dict[str
     """The task that a model's head does."""
     kind = getattr(program, "kind", program)  # a frozen program names the class it was
     task = TASKS[getattr(kind, "head", SequenceClassification.head)]
-    own = set(task.__dataclass_fields__) - set(Task.__dataclass_fields__)
+    own = {field.name for field in fields(task)} - {field.name for field in fields(Task)}
     unknown = sorted(set(options) - own)
     if unknown:
         raise TypeError(
