@@ -181,3 +181,35 @@ def test_demo(
     assert overflow.startswith("no overflow: ")
     assert certificate.startswith("integer-only: floating-point operations in jaxpr 0/")
     assert re.match(r"[\d,]+ tokens a second, text to label, on a warm run of 512", speed)
+
+
+def test_entities_on_the_whole_way(
+    tiny_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A task of another head: its table, labels and tokenizer travel with the model."""
+    data = tmp_path / "train.conll"
+    tags = {"good": "B-praise", "bad": "B-blame", "film": "O", "very": "O"}
+    data.write_text(
+        "\n".join("".join(f"{w}\t{tags[w]}\n" for w in text.split()) for text, _ in ROWS * 4)
+    )
+    (tmp_path / "task.toml").write_text('kind = "token_classification"\nmax_length = 12\n')
+    run = tmp_path / "run"
+    command = ["train", str(tiny_checkpoint), "--task", str(tmp_path / "task.toml")]
+    command += ["--train", str(data), "--dev", str(data), "--output", str(run)]
+    command += ["--float-epochs", "12", "--learning-rate", "3e-3", "--select-best", "--dropout"]
+    command += ["0", "--attention-dropout", "0", "--batch-size", "48", "--length-buckets", "1"]
+    assert main([*command, "--json", "--traceback"]) == 0
+    summary = json.loads(capsys.readouterr().out)
+    assert summary["metric"] == ["f1"]
+    assert summary["results"]["float"]["f1"] == 1.0
+    integer = tmp_path / "integer"
+    assert main(["freeze", str(run / "qat"), str(integer), "--no-certificate"]) == 0
+    capsys.readouterr()
+    models = [str(run / "float"), str(run / "qat"), str(integer)]
+    assert main(["eval", *models, "--data", str(data), "--json"]) == 0
+    first, second, third = (json.loads(line) for line in capsys.readouterr().out.splitlines())
+    assert first["f1"] == 1.0
+    for name in ("f1", "accuracy", "precision", "recall"):
+        assert second[name] == third[name] == summary["results"]["qat"][name]
+    assert second["other_answers"] == third["other_answers"]
+    assert not list(run.glob("best_*"))
