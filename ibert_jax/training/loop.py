@@ -11,14 +11,14 @@ from ibert_jax.quantize import calibrate
 from ibert_jax.tokenizer import Tokenizer
 from ibert_jax.training.best import BestModel
 from ibert_jax.training.checkpoint import Checkpoints, Position
-from ibert_jax.training.evaluation import evaluate
+from ibert_jax.training.evaluation import Predict, make_predict, measured
 from ibert_jax.training.kinds import kind_of
 from ibert_jax.training.metrics import MetricsLog
 from ibert_jax.training.options import TrainOptions
 from ibert_jax.training.prepare import Data, load_data, load_model, note_task
 from ibert_jax.training.rundir import RunDirectory
 from ibert_jax.training.stage import STAGE_NAMES, Stage, plan_stages, run_stage
-from ibert_jax.training.state import TrainState
+from ibert_jax.training.state import TrainState, take_apart
 from ibert_jax.training.step import initial_state
 
 
@@ -97,6 +97,7 @@ class _Finetuning:
         self.stream = stream
         self.stages = plan_stages(options, data.train.steps_per_epoch)
         self.results: dict[str, Any] = {}
+        self._predicts: dict[bool, Predict] = {}
 
     def run(self) -> dict[str, Any]:
         """Do what is left to do; returns the summary."""
@@ -116,6 +117,7 @@ class _Finetuning:
                     dev=self.data.dev,
                     resumed=state,
                     save=partial(self._save, stage),
+                    predict=self._predict(),
                     judge=best and best.judge,
                     log=log,
                     stream=self.stream,
@@ -172,6 +174,14 @@ class _Finetuning:
         directory = self.directory.path / f"best_{stage.name}"
         return BestModel(self.model, directory, rising=self.options.task.rising)
 
+    def _predict(self) -> Predict:
+        """Answers of the model in its present life; compiled once for each of the two."""
+        quantized = self.model.config.quant_mode
+        if quantized not in self._predicts:
+            self.model.eval()
+            self._predicts[quantized] = make_predict(self.model, self.options.task)
+        return self._predicts[quantized]
+
     def _save(self, stage: Stage, state: TrainState) -> None:
         step = int(state.step)
         epoch, batch = divmod(step, stage.steps_per_epoch)
@@ -180,8 +190,14 @@ class _Finetuning:
     def _evaluate(self, name: str) -> None:
         if self.data.dev is None:
             return
-        task = self.options.task
-        found = evaluate(self.model, self.data.dev, task)
+        task, predict = self.options.task, self._predict()
+        arrays = take_apart(self.model, copy=False)
+        found = measured(
+            lambda batch: predict(*arrays, batch.inputs, batch.targets),
+            self.data.dev,
+            task,
+            self.model.config.id2label,
+        )
         self.results[name] = {**found.measures, "primary": found.primary}
         told = ", ".join(f"{metric} {found.measures[metric]:.4f}" for metric in task.metric)
         print(f"{name}: {told} on dev", file=self.stream, flush=True)

@@ -14,7 +14,7 @@ import optax
 
 from ibert_jax.layers.leaf import set_life
 from ibert_jax.training.batches import Batch, Batcher
-from ibert_jax.training.evaluation import make_predict, measured
+from ibert_jax.training.evaluation import Predict, measured
 from ibert_jax.training.kinds import kind_of
 from ibert_jax.training.metrics import MetricsLog
 from ibert_jax.training.optimizer import make_optimizer, warmup_linear_decay
@@ -86,6 +86,7 @@ def run_stage(
     dev: Batcher | None,
     resumed: TrainState | None,
     save: Callable[[TrainState], None],
+    predict: Predict,
     judge: Judge | None,
     log: MetricsLog,
     stream: TextIO,
@@ -95,7 +96,7 @@ def run_stage(
     Args:
       model: in the life of the stage, with the head of the task's kind.
       resumed: where an earlier process stopped; None starts from the model's arrays.
-      save: makes a checkpoint of a state.
+      save: makes a checkpoint of a state. predict: of `make_predict`, for this life.
       judge: is told how good every epoch was, the last one too. None: the last one is not
         evaluated here.
       log: receives a line every `options.log_every` steps, and the dev measures of every epoch.
@@ -104,8 +105,6 @@ def run_stage(
       ValueError: the loss is not finite.
     """
     task, names = options.task, model.config.id2label
-    model.eval()
-    predict = make_predict(model, task)
     model.train()
     if not stage.quantized:
         set_life(model, observing=False)  # the ranges of the float life are calibration's matter
