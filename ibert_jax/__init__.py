@@ -28,6 +28,9 @@ _HOMES = {
     "IBertForTokenClassification": "ibert_jax.models",
     "IBertForQuestionAnswering": "ibert_jax.models",
     "calibrate": "ibert_jax.quantize",
+    "calibration_report": "ibert_jax.analysis",
+    "sensitivity": "ibert_jax.analysis",
+    "set_observers": "ibert_jax.quantize",
     "freeze": "ibert_jax.frozen",
     "IntegerModel": "ibert_jax.frozen",
     "certify": "ibert_jax.proof",
@@ -39,6 +42,7 @@ _HOMES = {
 }
 
 if TYPE_CHECKING:  # the same names once more, for type checkers and editors
+    from ibert_jax.analysis import calibration_report, sensitivity
     from ibert_jax.config import IBertConfig, QuantConfig
     from ibert_jax.frozen import IntegerModel, freeze
     from ibert_jax.inference import Predictor
@@ -51,7 +55,7 @@ if TYPE_CHECKING:  # the same names once more, for type checkers and editors
         IBertModel,
     )
     from ibert_jax.proof import Certificate, certify, first_divergence
-    from ibert_jax.quantize import calibrate
+    from ibert_jax.quantize import calibrate, set_observers
     from ibert_jax.training import TrainOptions, finetune
 
 __all__ = [
@@ -69,10 +73,13 @@ __all__ = [
     "TrainOptions",
     "__version__",
     "calibrate",
+    "calibration_report",
     "certify",
     "finetune",
     "first_divergence",
     "freeze",
+    "sensitivity",
+    "set_observers",
 ]
 
 

@@ -31,6 +31,7 @@ ORDER = (
     "models",
     "frozen",
     "proof",
+    "analysis",
     "training",
     "inference",
     "commands",
@@ -58,7 +59,7 @@ CONFINED = {
     "datasets": {"training"},
     "pyarrow": {"training", "inference"},
     "orbax": {"training"},
-    "flax": {"quantize", "layers", "models", "frozen", "training", "inference"},
+    "flax": {"quantize", "layers", "models", "frozen", "analysis", "training", "inference"},
     "safetensors": {"checkpoints", "frozen"},
     "huggingface_hub": {"checkpoints"},
 }

@@ -43,16 +43,23 @@ class Leaf(nnx.Module):
 
 
 class ObservingLeaf(Leaf):
-    """A leaf with an activation range: ``x_min``, ``x_max`` float32, scalar or per channel [C]."""
+    """A leaf with an activation range: ``x_min``, ``x_max`` float32, scalar or per channel [C].
+
+    Attributes:
+        momentum: of the range's moving average; -1 for running minimum and maximum.
+        frozen: whether training leaves the range as it is; see ``quantize.observers``.
+    """
 
     def __init__(self, shape: tuple[int, ...], momentum: float) -> None:
         super().__init__()
         self.momentum = momentum
+        self.frozen = False
         self.x_min, self.x_max = empty_bounds(shape)
 
     def observe(self, value: jax.Array) -> None:
         """Let the range follow ``value`` [..., C]: while calibrating, and while training."""
-        if self.observing or (self.quantized and not self.deterministic):
+        training = self.quantized and not self.deterministic
+        if self.observing or (training and not self.frozen):
             old = self.x_min[...], self.x_max[...]
             new = observed_bounds(jax.lax.stop_gradient(value), old[0].shape)
             self.x_min[...], self.x_max[...] = moving_bounds(old, new, self.momentum)

@@ -1,0 +1,110 @@
+"""What quantization costs, leaf by leaf, and what calibration found."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+from flax import nnx
+
+import ibert_jax as ib
+from ibert_jax.analysis.switches import switch_leaves, switchable
+from ibert_jax.quantize.tensor import value_of
+
+RNG = np.random.default_rng(0)
+BATCH = {
+    "input_ids": RNG.integers(3, 50, (6, 9)),
+    "attention_mask": (np.arange(9) < RNG.integers(2, 10, (6, 1))).astype(np.int32),
+}
+COARSE = "encoder.layer.0.intermediate.dense"
+
+
+@pytest.fixture(scope="module")
+def model() -> ib.IBertForSequenceClassification:
+    """One matrix of two bits: it must stand out."""
+    config = ib.IBertConfig(
+        vocab_size=50,
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=32,
+        max_position_embeddings=16,
+        initializer_range=0.3,
+        quantization=ib.QuantConfig(overrides={COARSE: {"weight_bits": 2}}),
+    )
+    made = ib.IBertForSequenceClassification(config, rngs=nnx.Rngs(0))
+    return ib.calibrate(made, [BATCH])
+
+
+@pytest.fixture(scope="module")
+def by_leaf(model: ib.IBertForSequenceClassification) -> Any:
+    labels = np.asarray(model(**BATCH).logits.value).argmax(-1)
+    return ib.sensitivity(model, [{**BATCH, "labels": labels}], leaves="encoder.layer.0.*")
+
+
+def test_the_coarsest_leaf_costs_most(by_leaf: Any) -> None:
+    first, second = by_leaf.rows[:2]
+    assert first.name == COARSE
+    assert first.alone > 3 * second.alone
+    assert first.without < by_leaf.everything / 2
+    assert all(row.alone > 0 for row in by_leaf.rows)
+    assert len(by_leaf.rows) == 19
+    assert by_leaf.accuracy_everything >= 5 / 6  # the labels are what the integers say
+    assert COARSE in str(by_leaf)
+    assert len(by_leaf.to_dict()["rows"]) == 19
+
+
+def test_it_plots(by_leaf: Any, tmp_path: Path) -> None:
+    by_leaf.plot(most=5).savefig(tmp_path / "plot.png")
+    assert (tmp_path / "plot.png").stat().st_size > 5_000
+
+
+def test_all_switched_is_the_quantized_model(model: ib.IBertForSequenceClassification) -> None:
+    network = nnx.clone(model)
+    paths = list(switchable(model))
+    graph, state = nnx.split(network)
+
+    @jax.jit
+    def run(state: Any, flags: jax.Array) -> jax.Array:
+        network = nnx.merge(graph, state)
+        switch_leaves(network, paths, flags)
+        return value_of(network(**BATCH).logits)
+
+    quantized = np.asarray(model(**BATCH).logits.value)
+    exact = np.asarray(nnx.clone(model).quantize(False)(**BATCH).logits)
+    assert np.allclose(run(state, np.zeros(len(paths), bool)), exact, atol=1e-5)
+    distance = np.abs(quantized - exact).max()
+    assert np.abs(np.asarray(run(state, np.ones(len(paths), bool))) - quantized).max() < (
+        distance / 5
+    )
+
+
+def test_what_cannot_be_measured_is_refused(model: ib.IBertForSequenceClassification) -> None:
+    with pytest.raises(ValueError, match="at least one batch"):
+        ib.sensitivity(model, [])
+    with pytest.raises(ValueError, match="group must be one of leaf, kind, layer or a function"):
+        ib.sensitivity(model, [BATCH], group="color")
+    with pytest.raises(ValueError, match=r"leaves='decoder.\*' matches no leaf"):
+        ib.sensitivity(model, [BATCH], leaves="decoder.*")
+    fresh = ib.IBertForSequenceClassification(model.config, rngs=nnx.Rngs(0))
+    with pytest.raises(ValueError, match="never calibrated"):
+        ib.sensitivity(fresh, [BATCH])
+
+
+def test_the_report_of_a_calibration(model: ib.IBertForSequenceClassification) -> None:
+    report = ib.calibration_report(model, [BATCH])
+    rows = {row.path: row for row in report.rows}
+    query = rows["ibert.encoder.layer.0.attention.self.query_activation"]
+    assert (query.bits, query.granularity) == (8, "tensor")
+    assert query.smallest_scale == query.largest_scale >= max(-query.low, query.high) / 127
+    value = rows["ibert.encoder.layer.0.attention.self.value_activation"]
+    assert value.smallest_scale < value.largest_scale
+    assert all(row.saturated is not None and 0 <= row.saturated < 0.3 for row in report.rows)
+    assert value.saturated > 0  # every channel's largest is at the end of its range
+    assert str(report).count("\n") == len(report.rows)
+    assert report.to_dicts()[0]["path"] == report.rows[0].path
+    known = ib.calibration_report(model, saturated={query.path: 0.25})
+    assert {row.saturated for row in known.rows} == {0.25, None}

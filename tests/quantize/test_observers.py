@@ -1,0 +1,97 @@
+"""Ranges in training; and a training loop of one's own, as short as it may be."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+
+import ibert_jax as ib
+from ibert_jax.layers.activation import QuantAct
+from ibert_jax.quantize.schemes import ActivationFormat
+from ibert_jax.quantize.tensor import QuantizedTensor, dequantize
+
+RNG = np.random.default_rng(0)
+IDS = RNG.integers(3, 30, (8, 8))
+BATCH = {"input_ids": IDS, "labels": (IDS[:, 1] > 15).astype(np.int32)}
+
+
+def own_loop(model: Any, batches: list[dict[str, Any]], freeze_at: int) -> list[float]:
+    """Quantization-aware training, written out: what a researcher would start from."""
+    ib.calibrate(model, [{"input_ids": batch["input_ids"]} for batch in batches])
+    ib.set_observers(model, "ema", momentum=0.9)
+    model.train()
+    optimizer = nnx.Optimizer(model, optax.adamw(3e-3), wrt=nnx.Param)
+
+    @nnx.jit
+    def train_step(model: Any, optimizer: Any, batch: Any, key: jax.Array) -> jax.Array:
+        def loss_of(model: Any) -> jax.Array:
+            return model(**batch, rngs=nnx.Rngs(dropout=key)).loss
+
+        loss, gradients = nnx.value_and_grad(loss_of)(model)
+        optimizer.update(model, gradients)
+        return loss
+
+    losses = []
+    for step, batch in enumerate(batches):
+        if step == freeze_at:
+            ib.set_observers(model, "frozen")
+        losses.append(float(train_step(model, optimizer, batch, jax.random.key(step))))
+    return losses
+
+
+def test_a_loop_of_ones_own() -> None:
+    config = ib.IBertConfig(
+        vocab_size=30,
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=32,
+        max_position_embeddings=16,
+        initializer_range=0.2,
+    )
+    model = ib.IBertForSequenceClassification(config, rngs=nnx.Rngs(0))
+    act: Any = model.ibert.encoder.layer[0].pre_output_act
+    with jax.numpy_dtype_promotion("standard"):  # optax's Adam divides by an int32 step
+        # Frozen from the start: one compilation is enough here.
+        losses = own_loop(model, [BATCH] * 30, freeze_at=0)
+    assert losses[-1] < losses[0] * 0.6
+    before = np.asarray(act.x_max[...])
+    ib.calibrate(model, [{"input_ids": IDS}])
+    assert not np.array_equal(before, act.x_max[...])  # the weights moved, the ranges had not
+
+
+def test_observers() -> None:
+    act = QuantAct(ActivationFormat(8), 4, momentum=0.5)
+
+    def see(largest: float) -> float:
+        q = np.full((1, 4), largest * 1000, np.int32)
+        scale = np.float32(1e-3)
+        act(QuantizedTensor(q, scale, dequantize(q, scale)))
+        return float(act.x_max[...])
+
+    act.quantized, act.deterministic = True, False
+    assert see(4.0) == 4.0  # the first observation as it is
+    assert see(8.0) == 6.0
+    ib.set_observers(act, "ema", momentum=0.75)
+    assert see(10.0) == 7.0
+    ib.set_observers(act, "minmax")
+    assert [see(9.0), see(1.0)] == [9.0, 9.0]
+    ib.set_observers(act, "frozen")
+    assert see(20.0) == 9.0
+    ib.set_observers(act, "minmax")
+    assert see(20.0) == 20.0
+    act.deterministic = True
+    assert see(30.0) == 20.0
+
+
+def test_what_observers_do_not_know_is_refused() -> None:
+    act = QuantAct(ActivationFormat(8), 4)
+    with pytest.raises(ValueError, match="kind must be one of ema, minmax, frozen, got 'mean'"):
+        ib.set_observers(act, "mean")
+    with pytest.raises(ValueError, match="momentum must be at least 0 and below 1, got 1"):
+        ib.set_observers(act, "ema", momentum=1)
