@@ -67,7 +67,12 @@ def predict_file(
     new = restart or source.size is None
     with Output(output, problems, job, restart=new, overwrite=overwrite) as out:
         if not out.progress.done:
-            reason = _run(predictor, source, out, _formatter(output), inputs, report)
+            try:
+                reason = _run(predictor, source, out, _formatter(output), inputs, report)
+            except Exception:
+                if not out.progress.rows:
+                    out.discard()
+                raise
             if not out.progress.answered:
                 rows = out.progress.rows
                 out.discard()

@@ -150,16 +150,15 @@ class Output:
         """What the journal says; None if it says nothing yet."""
         self._journal.seek(0)
         first, *lines = self._journal.read().split(b"\n")
-        try:
-            job = json.loads(first)
-        except ValueError:
+        if not lines and self._header().startswith(first):
             return None  # killed before the first line was whole: nothing had been written
-        if job != self.job:
-            differing = ", ".join(k for k in self.job if job.get(k) != self.job[k]) or "version"
+        try:
+            job = dict(json.loads(first))
+        except (ValueError, TypeError):
             raise ValueError(
-                f"expected to go on with the job that {self._journal_path} tells of, but it "
-                f"differs in: {differing}; give the same files and options, or restart it"
-            )
+                f"expected the journal of a job in {self._journal_path}, it holds something else; "
+                "move it away, or restart the job"
+            ) from None
         found, length = Progress(), len(first) + 1
         for line in lines[:-1]:  # what follows the last line break was never finished
             try:
@@ -167,10 +166,19 @@ class Output:
             except (ValueError, TypeError):
                 break
             length += len(line) + 1
-        if not lines:
-            return None
+        if job != self.job and not found.rows:
+            return None  # nothing is lost
+        if job != self.job:
+            differing = ", ".join(k for k in self.job if job.get(k) != self.job[k]) or "version"
+            raise ValueError(
+                f"expected to go on with the job that {self._journal_path} tells of, but it "
+                f"differs in: {differing}; give the same files and options, or restart it"
+            )
         self._journal.truncate(length)
         return found
+
+    def _header(self) -> bytes:
+        return json.dumps(self.job).encode()
 
     def _open(self, found: Progress | None) -> None:
         """The partial files as long as the journal says; a new journal before new files."""
@@ -193,7 +201,7 @@ class Output:
             file.seek(length)
             file.truncate()
         if found is None:
-            self._journal.write(json.dumps(self.job).encode() + b"\n")
+            self._journal.write(self._header() + b"\n")
         self._commit()
         _sync_folder(self.answers)
         _sync_folder(self.problems)

@@ -194,7 +194,10 @@ def test_goes_on_where_it_was(
     assert json.loads(table[0]["probabilities"]).keys() == {"negative", "positive"}
 
 
-def test_another_job_is_refused(predictor: Predictor, rows: Path, tmp_path: Path) -> None:
+def test_another_job_is_refused(
+    predictor: Predictor, rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(journal, "_INTERVAL", 0.0)
     output = tmp_path / "answers.jsonl"
 
     def stop(done: journal.Progress, source: Source) -> None:
@@ -217,6 +220,17 @@ def test_another_job_is_refused(predictor: Predictor, rows: Path, tmp_path: Path
     _run(predictor, rows, output, overwrite=True)
     assert set(_files(tmp_path)) >= {"answers.jsonl", "rows.txt"}
     assert not [name for name in _files(tmp_path) if "answers.jsonl." in name]
+
+
+def test_a_foreign_journal_is_not_overwritten(
+    predictor: Predictor, rows: Path, tmp_path: Path
+) -> None:
+    diary = tmp_path / "answers.jsonl.journal"
+    for text in ("dear diary,\n", "dear diary", "[1]\n"):
+        diary.write_text(text)
+        with pytest.raises(ValueError, match="it holds something else; move it away"):
+            _run(predictor, rows, tmp_path / "answers.jsonl")
+        assert diary.read_text() == text
 
 
 def test_two_at_once_are_refused(predictor: Predictor, rows: Path, tmp_path: Path) -> None:

@@ -1,0 +1,137 @@
+"""`ibert-jax predict` on files: columns in, a file out, and a sentence for what cannot be done."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from ibert_jax.cli import main
+
+ROWS = [("a1", "good film"), ("a2", "very bad film"), ("a3", ""), ("a4", "film, film")]
+
+
+@pytest.fixture
+def table(tmp_path: Path) -> Path:
+    """A compressed CSV file with a row too short and one that is not UTF-8."""
+    text = io.StringIO()
+    csv.writer(text).writerows([("id", "stars", "review"), *((i, 5, t) for i, t in ROWS)])
+    path = tmp_path / "reviews.csv.gz"
+    path.write_bytes(
+        gzip.compress(text.getvalue().encode() + b"a5\r\na6,1,caf\xe9\r\na7,2,bad\r\n")
+    )
+    return path
+
+
+def _predict(model: Path, *arguments: object) -> int:
+    return main(["predict", "--model", str(model), "--batch-size", "8", *map(str, arguments)])
+
+
+def _fails(capsys: pytest.CaptureFixture[str], model: Path, *arguments: object) -> str:
+    assert _predict(model, *arguments) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("ibert-jax: error: ")
+    return err
+
+
+def test_a_column_of_a_table_into_a_file(
+    tiny_checkpoint: Path, table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "answers.jsonl"
+    chosen = ("--file", table, "--column", "review", "--keep", "id", "--output", output)
+    assert _predict(tiny_checkpoint, *chosen) == 0
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert "5 of 7 rows answered in" in said.err
+    assert f"2 rows could not be read; {output}.bad.jsonl says which and why" in said.err
+    answers = [json.loads(line) for line in output.read_text().splitlines()]
+    assert [(a["line"], a["id"], a["text"]) for a in answers] == [
+        (line, *row) for line, row in zip((2, 3, 4, 5, 8), [*ROWS, ("a7", "bad")], strict=True)
+    ]
+    problems = [json.loads(line) for line in Path(f"{output}.bad.jsonl").read_text().splitlines()]
+    assert [problem["line"] for problem in problems] == [6, 7]
+    assert "exists already" in _fails(capsys, tiny_checkpoint, *chosen)
+    assert _predict(tiny_checkpoint, *chosen, "--overwrite", "--no-text") == 0
+    first = json.loads(output.read_text().splitlines()[0])
+    assert first == {k: v for k, v in answers[0].items() if k != "text"}
+    # The same answers on standard output, as JSON.
+    good = tmp_path / "good.tsv"
+    good.write_text("id\tsentence\n" + "".join(f"{i}\t{t}\n" for i, t in ROWS if t))
+    capsys.readouterr()
+    assert _predict(tiny_checkpoint, "--file", good, "--keep", "id", "--json") == 0
+    shown = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    wanted = [answer for answer in answers if answer["id"] in ("a1", "a2", "a4")]
+    for one, other in zip(shown, wanted, strict=True):
+        assert (one["id"], one["label"]) == (other["id"], other["label"])
+        assert one["score"] == pytest.approx(other["score"], abs=1e-6)
+
+
+def test_an_empty_cell_is_a_text(tiny_checkpoint: Path, table: Path, tmp_path: Path) -> None:
+    """A row whose other cells are filled has an empty text, which a model can read."""
+    output = tmp_path / "answers.tsv"
+    command = ("--file", table, "--column", "review", "--keep", "id", "--output", output)
+    assert _predict(tiny_checkpoint, *command) == 0
+    with output.open(newline="") as file:
+        rows = list(csv.DictReader(file, delimiter="\t"))
+    assert [row["id"] for row in rows] == ["a1", "a2", "a3", "a4", "a7"]
+    assert [rows[2]["text"], rows[2]["tokens"]] == ["", "2"]
+    assert float(rows[0]["score"]) >= 0.5
+
+
+def test_standard_input_into_a_file(
+    tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = tmp_path / "answers.jsonl"
+    rows = b'{"text": "good"}\n{"text": 3}\n{"text": "bad"}\n'
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(rows)))
+    bad = tmp_path / "bad.jsonl"
+    command = ("--format", "jsonl", "--output", output, "--bad-rows", bad)
+    assert _predict(tiny_checkpoint, *command) == 0
+    assert [json.loads(line)["line"] for line in output.read_text().splitlines()] == [1, 3]
+    assert json.loads(bad.read_text()) == {
+        "line": 2, "reason": "expected the text to be a string, got int"
+    }  # fmt: skip
+
+
+def test_vectors_of_any_checkpoint(
+    tiny_checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ("--task", "model", "--normalize", "--json", "good film", "bad")
+    assert _predict(tiny_checkpoint, *command) == 0
+    answers = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    for answer in answers:
+        assert sum(number**2 for number in answer["vector"]) == pytest.approx(1, abs=1e-5)
+        assert len(answer["vector"]) == 32
+    assert _predict(tiny_checkpoint, "--task", "model", "good film") == 0
+    header, row = capsys.readouterr().out.splitlines()
+    assert header == "answer"
+    assert row.split()[0].lstrip("-").startswith("0.") or float(row.split()[0])
+
+
+def test_what_cannot_be_done(
+    tiny_checkpoint: Path, table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = tiny_checkpoint
+    output = tmp_path / "answers.jsonl"
+    text = tmp_path / "rows.txt"
+    text.write_text("good\n")
+    assert "no option normalize" in _fails(capsys, model, "--normalize", "good")
+    assert "a head for question_answering" in _fails(
+        capsys, model, "--task", "question_answering", "good"
+    )
+    assert "expected a task of" in _fails(capsys, model, "--task", "poetry", "good")
+    assert "expected --output beside --bad-rows" in _fails(capsys, model, "--bad-rows", "x")
+    assert "put them in a file" in _fails(capsys, model, "good", "--output", output)
+    assert "is read as text" in _fails(capsys, model, "--file", text, "--column", "review")
+    message = _fails(capsys, model, "--file", table, "--output", output)
+    assert "got id, stars, review; name the columns" in message
+    message = _fails(capsys, model, "--file", table, "--column", "review")
+    assert f"line 6 of {table}: expected 3 cells, as in the header, got 1; mend it" in message
+    assert not output.exists()
+    assert not list(tmp_path.glob("*.journal"))
