@@ -29,6 +29,7 @@ _HOMES = {
     "IBertForQuestionAnswering": "ibert_jax.models",
     "calibrate": "ibert_jax.quantize",
     "calibration_report": "ibert_jax.analysis",
+    "correct_biases": "ibert_jax.analysis",
     "sensitivity": "ibert_jax.analysis",
     "set_observers": "ibert_jax.quantize",
     "freeze": "ibert_jax.frozen",
@@ -42,7 +43,7 @@ _HOMES = {
 }
 
 if TYPE_CHECKING:  # the same names once more, for type checkers and editors
-    from ibert_jax.analysis import calibration_report, sensitivity
+    from ibert_jax.analysis import calibration_report, correct_biases, sensitivity
     from ibert_jax.config import IBertConfig, QuantConfig
     from ibert_jax.frozen import IntegerModel, freeze
     from ibert_jax.inference import Predictor
@@ -75,6 +76,7 @@ __all__ = [
     "calibrate",
     "calibration_report",
     "certify",
+    "correct_biases",
     "finetune",
     "first_divergence",
     "freeze",

@@ -1,5 +1,6 @@
 """What quantization does to a model: the ranges it found, and which leaf costs how much."""
 
+from ibert_jax.analysis.bias_correction import correct_biases
 from ibert_jax.analysis.ranges import CalibrationReport, RangeRow, calibration_report
 from ibert_jax.analysis.sensitivity import Sensitivity, SensitivityRow, sensitivity
 
@@ -9,5 +10,6 @@ __all__ = [
     "Sensitivity",
     "SensitivityRow",
     "calibration_report",
+    "correct_biases",
     "sensitivity",
 ]

@@ -52,6 +52,11 @@ def kind_of(leaf: Any) -> str | None:
     return _KERNELS[type(leaf)][0] if type(leaf) in _KERNELS else None
 
 
+def is_wire(leaf: Any) -> bool:
+    """Whether a leaf hands its operand on as it is (dropout is off here)."""
+    return isinstance(leaf, Dropout) or (isinstance(leaf, QuantAct) and leaf.form.bits is None)
+
+
 def switchable(model: nnx.Module) -> dict[str, Any]:
     """The leaves that a flag can switch, by path."""
     return {path: leaf for path, leaf in leaves_of(model).items() if kind_of(leaf) is not None}
@@ -63,12 +68,12 @@ def switch_leaves(network: Any, paths: Sequence[str], flags: jax.Array) -> None:
     index = {path: place for place, path in enumerate(paths)}
 
     def wrap(path: str, leaf: Any) -> Any:
-        return _Switched(leaf, flags[index[path]] if path in index else None)
+        return Switched(leaf, flags[index[path]] if path in index else None)
 
     wrap_leaves(network, wrap)
 
 
-class _Switched:
+class Switched:
     """Stands in a leaf's place; ``flag`` None: the leaf stays float."""
 
     def __init__(self, leaf: Any, flag: jax.Array | None) -> None:
@@ -76,7 +81,7 @@ class _Switched:
 
     def __call__(self, *operands: Any) -> Any:
         leaf, flag = self._leaf, self._flag
-        if isinstance(leaf, Dropout) or (isinstance(leaf, QuantAct) and leaf.form.bits is None):
+        if is_wire(leaf):
             return operands[0]
         if flag is None:
             return leaf(*(value_of(x) for x in operands))
@@ -89,7 +94,7 @@ class _Switched:
             return look_up(_table(leaf, flag), ids)
         if isinstance(leaf, QuantDecoder):
             x, table = operands
-            return linear(value_of(x), _table(table._leaf, flag), leaf.bias[...])
+            return linear(value_of(x), _table(getattr(table, "_leaf", table), flag), leaf.bias[...])
         return _kernel(leaf, flag, *operands)
 
     def __getattr__(self, name: str) -> Any:

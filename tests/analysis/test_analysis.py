@@ -108,3 +108,16 @@ def test_the_report_of_a_calibration(model: ib.IBertForSequenceClassification) -
     assert report.to_dicts()[0]["path"] == report.rows[0].path
     known = ib.calibration_report(model, saturated={query.path: 0.25})
     assert {row.saturated for row in known.rows} == {0.25, None}
+
+
+def test_corrected_biases_bring_the_means_back(model: ib.IBertForSequenceClassification) -> None:
+    corrected = nnx.clone(model)
+    assert ib.correct_biases(corrected, [BATCH]) is corrected
+    exact = np.asarray(nnx.clone(model).quantize(False)(**BATCH).logits)
+    before, after = (
+        np.abs(np.asarray(m(**BATCH).logits.value - exact).mean(axis=0)).max()
+        for m in (model, corrected)
+    )
+    assert after < before / 4
+    with pytest.raises(ValueError, match="at least one batch"):
+        ib.correct_biases(corrected, [])

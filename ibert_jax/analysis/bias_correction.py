@@ -1,0 +1,120 @@
+"""Bias correction: what quantization adds to a linear layer's output on average, taken off again.
+
+Rounded weights, saturated activations and approximated functions shift the mean of every output
+channel a little, and later layers add to it. A shift is the one error that a bias can undo, at no
+cost at run time (Nagel et al., "Data-free quantization through weight equalization and bias
+correction", 2019, section 4.2, with means measured on text).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping
+from typing import Any, Self, TypeVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from ibert_jax.analysis.switches import Switched, is_wire, kind_of
+from ibert_jax.frozen.network import wrap_leaves
+from ibert_jax.layers.leaf import set_life
+from ibert_jax.layers.linear import QuantLinear
+
+Model = TypeVar("Model", bound=nnx.Module)
+_Found = dict[str, tuple[jax.Array, jax.Array]]
+
+
+def correct_biases(model: Model, batches: Iterable[Mapping[str, Any]]) -> Model:
+    """Shift the biases of a calibrated model's linear layers, in place.
+
+    Float and quantized activations pass through the network side by side. Behind each linear
+    layer the mean difference over the tokens is taken off, so that what follows sees means that
+    are corrected already: one pass corrects all layers in order.
+
+    Args:
+        model: one of this package's models with calibrated ranges. Its biases then make up for
+            errors that only integers make, so that in the float life it is a little worse off.
+        batches: its arguments by name, a hundred sentences or more; large batches are better,
+            for each estimates the means by itself before they are averaged. One compilation for
+            each shape.
+
+    Returns:
+        ``model``, in the quantization-aware life.
+
+    Raises:
+        ValueError: there is no batch.
+    """
+    network: Any = model
+    network.quantize(True)
+    graph, state = nnx.split(nnx.clone(model))
+
+    @jax.jit
+    def shifts(state: Any, batch: dict[str, jax.Array]) -> _Found:
+        twin, found = nnx.merge(graph, state), {}
+        _pair_leaves(twin, batch.get("attention_mask"), found)
+        twin(**batch, return_dict=True)
+        return found
+
+    totals: dict[str, tuple[Any, Any]] = {}
+    for batch in batches:
+        arrays = {name: np.asarray(value) for name, value in batch.items()}
+        for path, (total, count) in jax.device_get(shifts(state, arrays)).items():
+            before = totals.get(path, (0.0, 0.0))
+            totals[path] = before[0] + total.astype(np.float64), before[1] + float(count)
+    if not totals:
+        raise ValueError("bias correction needs at least one batch, got none: pass some sentences")
+    leaves = network.leaves()
+    for path, (total, count) in totals.items():
+        bias = leaves[path].bias
+        bias[...] = bias[...] - jnp.asarray(total / max(count, 1), jnp.float32)
+    return model
+
+
+@dataclasses.dataclass(frozen=True)
+class _Pair:
+    """The same tensor twice: as quantization leaves it, and as it should be."""
+
+    rounded: Any
+    exact: Any
+
+    def __getitem__(self, index: Any) -> Self:
+        return dataclasses.replace(self, rounded=self.rounded[index], exact=self.exact[index])
+
+
+def _pair_leaves(network: Any, mask: jax.Array | None, found: _Found) -> None:
+    """Let pairs pass between the leaves, their means made equal behind each linear layer."""
+    set_life(network, quantized=False, observing=False, deterministic=True, recording=False)
+    wrap_leaves(network, lambda path, leaf: _Paired(path, leaf, mask, found))
+
+
+class _Paired:
+    """Stands in a leaf's place and calls it twice."""
+
+    def __init__(self, path: str, leaf: Any, mask: jax.Array | None, found: _Found) -> None:
+        self._path, self._leaf, self._mask, self._found = path, leaf, mask, found
+        flag = None if kind_of(leaf) is None else jnp.bool_(True)
+        self._switched = Switched(leaf, flag)
+
+    def __call__(self, *operands: Any) -> Any:
+        if is_wire(self._leaf):
+            return operands[0]
+        rounded = self._switched(*(x.rounded if isinstance(x, _Pair) else x for x in operands))
+        exact = self._leaf(*(x.exact if isinstance(x, _Pair) else x for x in operands))
+        if isinstance(self._leaf, QuantLinear):
+            rounded = rounded - self._shift(rounded - exact)
+        return _Pair(rounded, exact)
+
+    def _shift(self, difference: jax.Array) -> jax.Array:
+        """The mean over the tokens, [1, ..., N]; its sum and their number are kept."""
+        counted = jnp.ones(difference.shape[:-1], jnp.float32)
+        if self._mask is not None and difference.ndim == 3:
+            counted = (self._mask != 0).reshape(counted.shape).astype(jnp.float32)
+        axes = tuple(range(counted.ndim))
+        total, count = jnp.sum(difference * counted[..., None], axes), jnp.sum(counted)
+        self._found[self._path] = total, count
+        return (total / jnp.maximum(count, 1)).reshape((1,) * counted.ndim + (-1,))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._leaf, name)
