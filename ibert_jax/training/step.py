@@ -53,7 +53,9 @@ def make_train_step(
         found = loss(output, batch["targets"], batch["weights"])
         return found, take_apart(joined, copy=False)[1]
 
-    def step(state: TrainState, batch: dict[str, Any]) -> tuple[TrainState, jax.Array]:
+    def step(
+        state: TrainState, batch: dict[str, Any], key: jax.Array
+    ) -> tuple[TrainState, jax.Array]:
         dropout = jax.random.fold_in(key, state.step)
         (mean, others), gradients = jax.value_and_grad(loss_of, has_aux=True)(
             state.params, state.others, batch, dropout
@@ -65,7 +67,8 @@ def make_train_step(
     jitted = jax.jit(step, donate_argnums=0)
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, jax.Array]:
-        return jitted(state, vars(batch))
+        # An argument, not a constant: runs of other seeds find the step compiled.
+        return jitted(state, vars(batch), key)
 
     train_step.compilations = jitted._cache_size  # type: ignore[attr-defined]
     return train_step
