@@ -1,5 +1,6 @@
 """Text in, answers out."""
 
+from ibert_jax.inference.batches import BatchPredictor
 from ibert_jax.inference.job import predict_file
 from ibert_jax.inference.journal import Progress
 from ibert_jax.inference.loading import default_directory, load_classifier, load_model
@@ -25,6 +26,7 @@ __all__ = [
     "FORMATS",
     "TASKS",
     "Answer",
+    "BatchPredictor",
     "Candidate",
     "Choice",
     "Embedding",

@@ -171,10 +171,10 @@ def record(result: Result, *, inputs: bool = True) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
+    if isinstance(value, str | int | float | dict):
+        return value
     if isinstance(value, np.ndarray):
         return [float(str(number)) for number in value]  # the fewest digits that give it back
     if dataclasses.is_dataclass(value):
         return {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
-    if isinstance(value, tuple):
-        return [_plain(each) for each in value]
-    return value
+    return [_plain(each) for each in value]

@@ -42,6 +42,7 @@ class TokenClassification(Task):
     overlap: int = 64
 
     head = "token_classification"
+    result = Entities
     asks = "a text"
     columns = (("text",), ("sentence",))
 
@@ -148,6 +149,7 @@ class QuestionAnswering(Task):
     no_answer: bool = False
 
     head = "question_answering"
+    result = Answer
     asks = "a question and a context"
     columns = (("question", "context"),)
 

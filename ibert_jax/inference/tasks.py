@@ -15,7 +15,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ibert_jax.inference.results import Candidate, Choice, Embedding, Filled, Mask, Prediction
+from ibert_jax.inference.results import (
+    Candidate,
+    Choice,
+    Embedding,
+    Filled,
+    Mask,
+    Prediction,
+    Result,
+)
 from ibert_jax.quantize.tensor import QuantizedTensor, value_of
 from ibert_jax.tokenizer import Encoding, Stretch, Tokenizer, check_text
 
@@ -33,6 +41,8 @@ class Task:
 
     head: ClassVar[str]
     """The head of the models that do this task, a key of ``TASKS``."""
+    result: ClassVar[type[Result]]
+    """What it answers."""
     asks: ClassVar[str]
     """What a row is, for people."""
     columns: ClassVar[tuple[tuple[str, ...], ...]]
@@ -126,6 +136,7 @@ class SequenceClassification(Task):
     """Labels or a number for texts, or for pairs of texts."""
 
     head = "sequence_classification"
+    result = Prediction
     asks = "a text, or a pair of texts"
     columns = (
         ("sentence1", "sentence2"),
@@ -174,6 +185,7 @@ class MultipleChoice(Task):
     """
 
     head = "multiple_choice"
+    result = Choice
     asks = "a prompt and a list of choices"
     columns = (("prompt", "choices"), ("question", "choices"))
 
@@ -240,6 +252,7 @@ class MaskedLM(Task):
     top_k: int = 5
 
     head = "masked_lm"
+    result = Filled
     asks = "a text with masks"
     columns = (("text",), ("sentence",))
 
@@ -305,6 +318,7 @@ class Embeddings(Task):
     normalize: bool = False
 
     head = "model"
+    result = Embedding
     asks = "a text"
     columns = (("sentence",), ("text",))
     integers = True
