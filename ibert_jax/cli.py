@@ -12,9 +12,18 @@ import sys
 from collections.abc import Sequence
 
 from ibert_jax import __version__
-from ibert_jax.commands import certify, demo, evaluate, freeze, options, predict, train
+from ibert_jax.commands import (
+    certify,
+    demo,
+    evaluate,
+    freeze,
+    options,
+    predict,
+    sensitivity,
+    train,
+)
 
-_COMMANDS = (demo, predict, train, evaluate, freeze, certify)
+_COMMANDS = (demo, predict, train, evaluate, freeze, sensitivity, certify)
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -66,6 +66,11 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         help="choose the channel factors by comparing quantized with float outputs",
     )
     parser.add_argument(
+        "--correct-biases",
+        action="store_true",
+        help="shift biases so that quantizing leaves the mean of every channel where it was",
+    )
+    parser.add_argument(
         "--ranges",
         action="store_true",
         help="print the range, the scale and the saturation of every activation",
@@ -84,6 +89,7 @@ def run(args: argparse.Namespace) -> int:
     """Calibrate where asked to, freeze, and write program and tokenizer."""
     sentences = None if args.calibration is None else read_sentences(args)
 
+    from ibert_jax.analysis import calibration_report, correct_biases
     from ibert_jax.inference import load_model
     from ibert_jax.quantize import calibrate
     from ibert_jax.tokenizer import Tokenizer
@@ -102,14 +108,14 @@ def run(args: argparse.Namespace) -> int:
             percentile=args.percentile,
             search=args.search,
         )
+        if args.correct_biases:
+            correct_biases(model, batches)
     program = _frozen(model)
     certificate = certified(program, batches) if args.certificate else None
     program.save(args.output, certificate)
     tokenizer.save(args.output)
     size = sum(path.stat().st_size for path in Path(args.output).iterdir() if path.is_file())
     if args.ranges:
-        from ibert_jax.analysis import calibration_report
-
         known = None if certificate is None else certificate.saturation
         print(calibration_report(model, batches, saturated=known))
     print(f"integer model written to {args.output}, {size / 1e6:.1f} MB")

@@ -1,0 +1,131 @@
+"""`ibert-jax sensitivity`: which leaf costs how much when it is quantized."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from ibert_jax.commands import console
+from ibert_jax.commands.freeze import METHODS
+from ibert_jax.commands.options import add_batching, add_command, positive
+
+_EXAMPLES = """\
+  ibert-jax sensitivity my_checkpoint --text sentences.txt --group kind
+  ibert-jax sensitivity my_checkpoint --text sentences.txt --leaves 'encoder.layer.0.*' \\
+      --plot sensitivity.png
+"""
+
+
+def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Describe the command's arguments."""
+    parser = add_command(
+        commands,
+        "sensitivity",
+        summary="measure which leaf costs how much when it is quantized",
+        examples=_EXAMPLES,
+    )
+    parser.add_argument("checkpoint", help="model directory, float or quantization-aware")
+    parser.add_argument(
+        "--text",
+        metavar="FILE",
+        required=True,
+        help="UTF-8, one sentence a line: the model is calibrated on them, unless its checkpoint "
+        "holds ranges, and its outputs are compared on the last of them",
+    )
+    parser.add_argument(
+        "--calibration-rows",
+        type=positive,
+        default=512,
+        metavar="N",
+        help="sentences to use, from the file's start (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--rows",
+        type=positive,
+        default=64,
+        metavar="N",
+        help="of those, the sentences to compare outputs on (default: %(default)s)",
+    )
+    parser.add_argument("--method", default="minmax", choices=METHODS, help="of calibration")
+    parser.add_argument(
+        "--group",
+        default="leaf",
+        choices=("leaf", "kind", "layer"),
+        help="what is quantized together (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--leaves", default="*", metavar="PATTERN", help="leaves in question (default: all)"
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.add_argument("--plot", metavar="FILE", help="draw the table, too: .png, .svg or .pdf")
+    add_batching(parser)
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Calibrate where needed, sweep, print."""
+    from ibert_jax.commands.freeze import calibration_batches, read_sentences
+
+    args.calibration = args.text
+    sentences = read_sentences(args)
+    if args.plot:
+        _refuse_unwritable(Path(args.plot))
+
+    from ibert_jax.analysis import sensitivity
+    from ibert_jax.inference import load_model
+    from ibert_jax.quantize import calibrate
+    from ibert_jax.tokenizer import Tokenizer
+
+    tokenizer = Tokenizer.load(args.checkpoint)
+    model = load_model(args.checkpoint)
+    if not hasattr(model, "leaves"):
+        raise ValueError(f"expected a checkpoint, {args.checkpoint} is frozen already")
+    if not model.config.quant_mode:
+        batches = calibration_batches(sentences, tokenizer, model.config, args)
+        calibrate(model, batches, args.method)
+
+    def progress(items: Any) -> Any:
+        return console.progress(items, what=f"{args.group}s")
+
+    chosen = _one_shape(sentences[-args.rows :], tokenizer, model.config, args)
+    found = sensitivity(model, chosen, group=args.group, leaves=args.leaves, progress=progress)
+    if args.plot:
+        found.plot().savefig(args.plot)
+    print(json.dumps(found.to_dict()) if args.json else found)
+    return 0
+
+
+def _refuse_unwritable(path: Path) -> None:
+    """Before minutes are spent: is there matplotlib, and a place for the plot?"""
+    if path.suffix not in (".png", ".svg", ".pdf") or not path.parent.is_dir():
+        raise ValueError(f"expected a .png, .svg or .pdf in a folder that exists, got {path}")
+    try:
+        import matplotlib  # noqa: F401
+    except ImportError:
+        raise ValueError(
+            "--plot needs matplotlib, which is not installed: pip install 'ibert-jax[notebooks]'"
+        ) from None
+
+
+def _one_shape(
+    sentences: list[str], tokenizer: Any, config: Any, args: argparse.Namespace
+) -> list[dict[str, Any]]:
+    """The sentences in batches of one shape, so that the sweep is compiled once."""
+    from ibert_jax.inference.buckets import lengths_up_to, make_batches
+
+    longest = min(args.max_length or config.max_sequence_length, config.max_sequence_length)
+    encodings = tokenizer.encode(sentences, max_length=longest)
+    needed = max(len(encoding.ids) for encoding in encodings)
+    length = next(length for length in lengths_up_to(longest) if length >= needed)
+    size = min(args.batch_size, len(sentences))
+    return [
+        {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
+        for batch in make_batches(
+            encodings[: len(encodings) // size * size],
+            (length,),
+            size,
+            pad_token_id=config.pad_token_id,
+        )
+    ]

@@ -1,0 +1,51 @@
+"""Calibration's choices and the sensitivity of leaves, on the command line."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from ibert_jax.cli import main
+from ibert_jax.commands import freeze
+from ibert_jax.quantize.calibration import METHODS
+
+
+@pytest.fixture
+def sentences(tmp_path: Path) -> str:
+    path = tmp_path / "sentences.txt"
+    path.write_text("very good film\nbad film\ngood\nvery very bad film\n" * 4)
+    return str(path)
+
+
+def test_freeze_by_another_method(
+    tiny_checkpoint: Path, sentences: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert freeze.METHODS == METHODS
+    command = ["freeze", str(tiny_checkpoint), str(tmp_path / "out"), "--calibration", sentences]
+    command += ["--method", "mse", "--correct-biases", "--ranges", "--no-certificate"]
+    assert main([*command, "--max-length", "16", "--batch-size", "16"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    table = {line.split()[0]: line for line in lines}
+    assert table["leaf"].endswith("saturated")
+    assert table["ibert.encoder.layer.0.attention.self.query_activation"].endswith("%")
+    assert (tmp_path / "out" / "integer_model.json").is_file()
+
+
+def test_sensitivity(
+    tiny_checkpoint: Path, sentences: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["sensitivity", str(tiny_checkpoint), "--text", sentences, "--max-length", "16"]
+    assert main([*command, "--plot", str(tmp_path / "no" / "plot.png")]) == 2
+    assert "a folder that exists" in capsys.readouterr().err
+    plot = tmp_path / "plot.png"
+    command += ["--rows", "4", "--group", "kind", "--json", "--plot", str(plot)]
+    assert main(command) == 0
+    found = json.loads(capsys.readouterr().out)
+    kinds = {row["name"]: row for row in found["rows"]}
+    assert set(kinds) == {
+        "activation", "embedding", "gelu", "layernorm", "linear", "softmax", "tanh",
+    }  # fmt: skip
+    assert all(0 < row["alone"] < 1 for row in found["rows"])
+    assert plot.stat().st_size > 5_000
