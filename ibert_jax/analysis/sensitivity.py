@@ -171,7 +171,7 @@ def _groups(found: Mapping[str, Any], group: Any, pattern: str) -> dict[str, lis
         short = path.removeprefix(BACKBONE)
         if not fnmatch.fnmatchcase(short, pattern):
             continue
-        name = group(path, leaf) if callable(group) else _name(short, leaf, group)
+        name: Any = group(path, leaf) if callable(group) else _name(short, leaf, group)
         if name is not None:
             groups.setdefault(name, []).append(path)
     if not groups:

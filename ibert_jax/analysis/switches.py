@@ -49,6 +49,8 @@ def kind_of(leaf: Any) -> str | None:
         return "linear"
     if isinstance(leaf, QuantEmbedding | QuantDecoder):
         return "embedding"
+    if getattr(leaf, "in_float", False):  # force_dequant
+        return None
     return _KERNELS[type(leaf)][0] if type(leaf) in _KERNELS else None
 
 

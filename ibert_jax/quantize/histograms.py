@@ -41,10 +41,11 @@ def histograms(
     def count(state: Any, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
         network = nnx.merge(graph, state)
         found: dict[str, jax.Array] = {}
-        for path, module in nnx.iter_modules(network):
+        activation: Any
+        for path, activation in nnx.iter_modules(network):
             name = ".".join(map(str, path))
             if name in units:
-                module.observe = _Counter(found, name, units[name], pooled[name], batch)
+                activation.observe = _Counter(found, name, units[name], pooled[name], batch)
         network(**batch)
         return found
 

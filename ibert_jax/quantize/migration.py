@@ -68,10 +68,9 @@ def search_migration(model: nnx.Module, batches: Sequence[Mapping[str, Any]]) ->
     for alpha in ALPHAS:
         balance(model, alpha)
         state = nnx.split(network)[1]
-        total = sum(
-            np.asarray(distance(state, batch, want), np.float64)
-            for batch, want in zip(chosen, wanted, strict=True)
-        )
+        total = np.zeros(2)
+        for batch, want in zip(chosen, wanted, strict=True):
+            total += np.asarray(distance(state, batch, want), np.float64)
         found[alpha] = float(np.sqrt(total[0] / total[1]))
     balance(model, min(found, key=found.__getitem__))
     network.quantize(False)
