@@ -111,6 +111,8 @@ def _evaluate(
         config=model.config,
         task=task,
         batch_size=args.batch_size,
+        # A length is worth compiling where some batches have it.
+        buckets=min(8, max(1, len(examples) // (8 * args.batch_size))),
         max_length=args.max_length,
     )
     if data.examples.truncated:
