@@ -30,7 +30,7 @@ def correct_biases(model: Model, batches: Iterable[Mapping[str, Any]]) -> Model:
     """Shift the biases of a calibrated model's linear layers, in place.
 
     Float and quantized activations pass through the network side by side. Behind each linear
-    layer the mean difference over the tokens is taken off, so that what follows sees means that
+    layer the mean difference over the tokens (outliers held back) is taken off, so that what follows sees means that
     are corrected already: one pass corrects all layers in order.
 
     Args:
@@ -107,14 +107,35 @@ class _Paired:
         return _Pair(rounded, exact)
 
     def _shift(self, difference: jax.Array) -> jax.Array:
-        """The mean over the tokens, [1, ..., N]; its sum and their number are kept."""
+        """What is typical of the tokens, [1, ..., N]; kept with their number."""
         counted = jnp.ones(difference.shape[:-1], jnp.float32)
         if self._mask is not None and difference.ndim == 3:
             counted = (self._mask != 0).reshape(counted.shape).astype(jnp.float32)
-        axes = tuple(range(counted.ndim))
-        total, count = jnp.sum(difference * counted[..., None], axes), jnp.sum(counted)
-        self._found[self._path] = total, count
-        return (total / jnp.maximum(count, 1)).reshape((1,) * counted.ndim + (-1,))
+        typical, count = huber_mean(difference, counted), jnp.sum(counted)
+        self._found[self._path] = typical * count, count
+        return typical.reshape((1,) * counted.ndim + (-1,))
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._leaf, name)
+
+
+def huber_mean(values: jax.Array, counted: jax.Array) -> jax.Array:
+    """The mean of float32 [..., N] where ``counted`` (0.0 or 1.0 [...]), outliers held back: [N].
+
+    A few tokens, [SEP] above all, have channels a hundred times as large as all others. What
+    saturation takes from those must not be given to every token, so deviations count up to one
+    and a half times their own mean (Huber, "Robust estimation of a location parameter", 1964).
+    """
+    axes, weight = tuple(range(counted.ndim)), counted[..., None]
+    count = jnp.maximum(jnp.sum(counted), 1)
+
+    def mean(x: jax.Array) -> jax.Array:
+        return (jnp.sum(x * weight, axes) / count).reshape((1,) * counted.ndim + (-1,))
+
+    centre = mean(values)
+    spread = mean(jnp.abs(values - centre))
+    for _ in range(4):
+        limit = 1.5 * spread
+        centre = centre + mean(jnp.clip(values - centre, -limit, limit))
+        spread = mean(jnp.minimum(jnp.abs(values - centre), limit))
+    return centre.reshape(-1)
