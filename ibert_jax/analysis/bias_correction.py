@@ -30,8 +30,8 @@ def correct_biases(model: Model, batches: Iterable[Mapping[str, Any]]) -> Model:
     """Shift the biases of a calibrated model's linear layers, in place.
 
     Float and quantized activations pass through the network side by side. Behind each linear
-    layer the mean difference over the tokens (outliers held back) is taken off, so that what follows sees means that
-    are corrected already: one pass corrects all layers in order.
+    layer the mean difference over the tokens, outliers held back, is taken off, so that what
+    follows sees means that are corrected already: one pass corrects all layers in order.
 
     Args:
         model: one of this package's models with calibrated ranges. Its biases then make up for
