@@ -38,6 +38,7 @@ class IBertModel(IBertPreTrainedModel):
     """The encoder: token ids in, hidden states out."""
 
     head = "model"
+    structure = ("add_pooling_layer",)
 
     def __init__(
         self, config: IBertConfig, add_pooling_layer: bool = True, *, rngs: nnx.Rngs

@@ -36,6 +36,8 @@ class IBertPreTrainedModel(nnx.Module):
     """
 
     head: ClassVar[str]
+    structure: ClassVar[tuple[str, ...]] = ()
+    """Arguments of the constructor, besides the configuration, that decide which parts it has."""
     config: IBertConfig
 
     def __init__(self, config: IBertConfig) -> None:
@@ -136,21 +138,25 @@ class IBertPreTrainedModel(nnx.Module):
             directory: a folder with ``config.json`` and ``model.safetensors`` (or shards), or
                 the id of such a model on the Hugging Face hub.
             rngs: draws the parameters that the checkpoint lacks (a new head); seed 0 if None.
-            overrides: fields of ``IBertConfig`` to change, e.g. ``num_labels=2``.
+            overrides: fields of ``IBertConfig`` to change, e.g. ``num_labels=2``; for
+                ``IBertModel`` also ``add_pooling_layer``.
 
         Returns:
             The model in the float life, in evaluation. A head that the checkpoint does not
             hold is initialised, and a log message says so.
         """
+        parts = {name: overrides.pop(name) for name in cls.structure if name in overrides}
         checkpoint = read_checkpoint(locate(directory), cls.head, overrides)
         make: Any = cls  # every model takes its configuration and rngs
-        model: Self = make(checkpoint.config, rngs=nnx.Rngs(0) if rngs is None else rngs)
-        model.load_tensors({**checkpoint.tensors, **checkpoint.ranges})
+        rngs = nnx.Rngs(0) if rngs is None else rngs
+        model: Self = make(checkpoint.config, rngs=rngs, **parts)
+        tensors, mine = {**checkpoint.tensors, **checkpoint.ranges}, model.tensors()
+        if parts:  # what belongs to a part that is not wanted
+            tensors = {name: value for name, value in tensors.items() if name in mine}
+        model.load_tensors(tensors)
         remember(model, checkpoint.published)
-        if checkpoint.missing_head:
-            logger.warning(
-                "newly initialised, train before use: %s", ", ".join(checkpoint.missing_head)
-            )
+        if missing := [name for name in checkpoint.missing_head if name in mine]:
+            logger.warning("newly initialised, train before use: %s", ", ".join(missing))
         return model
 
     def save_pretrained(self, directory: str | os.PathLike[str]) -> None:

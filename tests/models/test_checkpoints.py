@@ -106,6 +106,18 @@ def test_the_classifier_of_another_task_is_not_taken(
     assert not np.array_equal(ours.tensors()["classifier.weight"], other)
 
 
+def test_an_encoder_without_its_pooler(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    theirs = make("Roberta", "ForMaskedLM").roberta
+    theirs.save_pretrained(tmp_path)  # has no pooler
+    with caplog.at_level(logging.WARNING):
+        ours = ib.IBertModel.from_pretrained(tmp_path, add_pooling_layer=False)
+    assert ours.pooler is None
+    assert "newly initialised" not in caplog.text
+    ib.IBertModel.from_pretrained(tmp_path).save_pretrained(tmp_path / "with")
+    again = ib.IBertModel.from_pretrained(tmp_path / "with", add_pooling_layer=False)
+    assert again.tensors().keys() == ours.tensors().keys()
+
+
 def test_pretraining_heads_of_bert(tmp_path: Path) -> None:
     config = make("Bert", "ForMaskedLM").config
     torch.manual_seed(5)
