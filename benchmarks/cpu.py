@@ -1,0 +1,251 @@
+"""How fast is the integer program on this CPU, beside what people would use instead?
+
+    pip install ".[peers]"
+    python benchmarks/cpu.py --cache DIR [--text sentences.txt] [--record FILE.json]
+
+RoBERTa-base, random weights, every contender a process of its own that waits while others run:
+rounds go from contender to contender, so that whatever else the machine does falls on all alike.
+Printed are medians over the rounds, and the median over the rounds of the ratio to ours. A first
+line tells of each contender's first call (compilation included) and its peak memory. ``mixed``
+is text: the lengths of a file's sentences (as the packaged tokenizer counts them) in sorted batches
+of 16, padded to the longest; only real tokens count.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import cpu_contenders
+import numpy as np
+from cpu_contenders import CONTENDERS, OURS, PREPARE, VOCABULARY
+
+Batches = list[tuple[np.ndarray, np.ndarray]]
+PACKAGES = ("jax", "torch", "transformers", "onnxruntime", "openvino", "nncf")
+MIXED = "mixed"
+
+
+def batches_of(case: str, lengths: Sequence[int]) -> Batches:
+    """What a case runs: pairs of ids and mask, int64 [B, T]."""
+    draw = np.random.default_rng(0)
+    if case != MIXED:
+        shape = tuple(int(n) for n in case.split("x"))
+        return [(draw.integers(4, VOCABULARY, shape), np.ones(shape, np.int64))]
+    ordered = sorted(lengths, reverse=True)
+    made = []
+    for start in range(0, len(ordered), 16):
+        rows = np.array(ordered[start : start + 16])
+        mask = (np.arange(rows.max()) < rows[:, None]).astype(np.int64)
+        made.append((np.where(mask, draw.integers(4, VOCABULARY, mask.shape), 1), mask))
+    return made
+
+
+def padded_for_us(batches: Batches) -> Batches:
+    """To the few lengths that a compiled program is compiled for, as ``Predictor`` does."""
+    from ibert_jax.inference.buckets import lengths_up_to
+
+    padded = []
+    for ids, mask in batches:
+        length = next(n for n in lengths_up_to(512) if n >= ids.shape[1])
+        room = ((0, 0), (0, length - ids.shape[1]))
+        padded.append((np.pad(ids, room, constant_values=1), np.pad(mask, room)))
+    return padded
+
+
+def worker(name: str, folder: Path) -> None:
+    """Answers each line of standard input, a case with its lengths, with one of JSON."""
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    if name.startswith(("JAX", OURS)):
+        import jax
+
+        jax.devices()
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    run = CONTENDERS[name](folder)
+    cases: dict[str, Batches] = {}
+    for line in sys.stdin:
+        case, lengths = json.loads(line)
+        started = time.perf_counter()
+        if case not in cases:
+            cases[case] = batches_of(case, lengths)
+            if name.startswith(("JAX", OURS)) and case == MIXED:
+                cases[case] = padded_for_us(cases[case])
+        for ids, mask in cases[case]:
+            run(ids, mask)
+        seconds = time.perf_counter() - started
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+        print(json.dumps([seconds, peak / 1024]), flush=True)
+
+
+class Contender:
+    """A worker process."""
+
+    def __init__(self, name: str, folder: Path) -> None:
+        environment = {**os.environ, "OMP_NUM_THREADS": str(cpu_contenders.THREADS)}
+        self._process = subprocess.Popen(
+            [sys.executable, __file__, "--worker", name, "--cache", str(folder)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE if "-v" not in sys.argv else None,
+            text=True,
+            env=environment,
+        )
+
+    def seconds(self, case: str, lengths: Sequence[int]) -> tuple[float, float]:
+        """Of one pass over a case, and the peak memory so far in MiB net of the imports."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(json.dumps([case, list(lengths)]) + "\n")
+        self._process.stdin.flush()
+        line = self._process.stdout.readline()
+        if not line:
+            error = self._process.stderr.read() if self._process.stderr else ""
+            raise RuntimeError(error.strip().splitlines()[-1] if error.strip() else "it stopped")
+        return tuple(json.loads(line))
+
+    def close(self) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        self._process.wait()
+
+
+def prepare(folder: Path, layers: int) -> None:
+    """What the contenders need on disk; what is there stays, what cannot be made is said."""
+    folder.mkdir(parents=True, exist_ok=True)
+    makers = {"weights": lambda folder: cpu_contenders.prepare_weights(folder, layers), **PREPARE}
+    for name, make in makers.items():
+        done = folder / f".{name.replace(' ', '_')}"
+        if done.exists():
+            continue
+        print(f"preparing {name} ...", flush=True)
+        try:
+            make(folder)
+            done.touch()
+        except ImportError as error:
+            print(f"{name} is left out: {error}")
+
+
+def text_lengths(path: Path | None, sentences: int) -> list[int]:
+    """Tokens in each of a file's first sentences."""
+    if path is None:
+        return []
+    from ibert_jax.inference import default_directory
+    from ibert_jax.tokenizer import Tokenizer
+
+    lines = [line.split("\t")[0] for line in path.read_text().splitlines()[:sentences]]
+    return [len(e.ids) for e in Tokenizer.load(default_directory()).encode(lines, max_length=512)]
+
+
+def measure(names: Sequence[str], case: str, folder: Path, lengths: Any, rounds: int) -> Any:
+    """Seconds of every round, first calls and peak memory of every contender that works."""
+    running: dict[str, Contender] = {}
+    found: dict[str, Any] = {}
+    for name in names:
+        contender = Contender(name, folder)
+        try:
+            first, _ = contender.seconds(case, lengths)
+        except RuntimeError as error:
+            print(f"  {name} is left out: {error}")
+            continue
+        running[name], found[name] = contender, {"first": first, "seconds": []}
+    for _ in range(rounds):
+        for name, contender in running.items():
+            seconds, peak = contender.seconds(case, lengths)
+            found[name]["seconds"].append(seconds)
+            found[name]["peak_mib"] = peak
+    for contender in running.values():
+        contender.close()
+    mine = found.get(OURS, {}).get("seconds")
+    for entry in found.values():
+        entry["median"] = statistics.median(entry["seconds"])
+        if mine:
+            ratios = [a / b for a, b in zip(entry["seconds"], mine, strict=True)]
+            entry["ours_is_faster_by"] = statistics.median(ratios)
+    return found
+
+
+def show(case: str, found: dict[str, Any], tokens: int) -> None:
+    print(f"\n{case}: {'':16} median s  tokens/s  ours is faster by  first call s  peak MiB")
+    for name, e in found.items():
+        ratio = e.get("ours_is_faster_by", float("nan"))
+        print(
+            f"  {name:22} {e['median']:9.4f} {tokens / e['median']:9.0f} {ratio:18.2f} "
+            f"{e['first']:13.2f} {e['peak_mib']:9.0f}",
+            flush=True,
+        )
+
+
+def versions() -> dict[str, str]:
+    """Of the packages that are there."""
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def cpu_name() -> str:
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            return line.split(":")[1].strip()
+    return platform.processor()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--cache", type=Path, required=True, help="where models are prepared")
+    parser.add_argument("--cases", nargs="+", default=["8x128", "1x32", "1x128", "8x512"])
+    parser.add_argument("--text", type=Path, help="one sentence a line; adds the case `mixed`")
+    parser.add_argument("--sentences", type=int, default=256, help="of that file")
+    parser.add_argument("--layers", type=int, default=12)
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--only", nargs="+", choices=[*CONTENDERS], default=[*CONTENDERS])
+    parser.add_argument("--record", type=Path, help="write the figures to this JSON file")
+    parser.add_argument("--worker", help=argparse.SUPPRESS)
+    parser.add_argument("-v", action="store_true", help="show what the workers print to stderr")
+    options = parser.parse_args()
+    if options.worker:
+        return worker(options.worker, options.cache)
+    prepare(options.cache, options.layers)
+    lengths = text_lengths(options.text, options.sentences)
+    cases = [*options.cases, *([MIXED] if lengths else [])]
+    results = {}
+    for case in cases:
+        found = measure(options.only, case, options.cache, lengths, options.rounds)
+        tokens = sum(int(mask.sum()) for _, mask in batches_of(case, lengths))
+        show(case, found, tokens)
+        results[case] = {"tokens": tokens, "contenders": found}
+        if options.record:
+            record(options, results)
+    return None
+
+
+def record(options: argparse.Namespace, results: dict[str, Any]) -> None:
+    content = {
+        "command": "python benchmarks/cpu.py",
+        "cpu": cpu_name(),
+        "threads": cpu_contenders.THREADS,
+        "versions": versions(),
+        "layers": options.layers,
+        "rounds": options.rounds,
+        "cases": results,
+    }
+    temporary = options.record.with_suffix(".tmp")
+    temporary.write_text(json.dumps(content, indent=1) + "\n")
+    temporary.replace(options.record)
+
+
+if __name__ == "__main__":
+    main()
