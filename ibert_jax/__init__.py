@@ -34,6 +34,7 @@ _HOMES = {
     "set_observers": "ibert_jax.quantize",
     "freeze": "ibert_jax.frozen",
     "IntegerModel": "ibert_jax.frozen",
+    "export": "ibert_jax.deploy",
     "certify": "ibert_jax.proof",
     "Certificate": "ibert_jax.proof",
     "first_divergence": "ibert_jax.proof",
@@ -45,6 +46,7 @@ _HOMES = {
 if TYPE_CHECKING:  # the same names once more, for type checkers and editors
     from ibert_jax.analysis import calibration_report, correct_biases, sensitivity
     from ibert_jax.config import IBertConfig, QuantConfig
+    from ibert_jax.deploy import export
     from ibert_jax.frozen import IntegerModel, freeze
     from ibert_jax.inference import Predictor
     from ibert_jax.models import (
@@ -77,6 +79,7 @@ __all__ = [
     "calibration_report",
     "certify",
     "correct_biases",
+    "export",
     "finetune",
     "first_divergence",
     "freeze",

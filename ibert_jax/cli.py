@@ -16,6 +16,7 @@ from ibert_jax.commands import (
     certify,
     demo,
     evaluate,
+    export,
     freeze,
     options,
     predict,
@@ -23,7 +24,7 @@ from ibert_jax.commands import (
     train,
 )
 
-_COMMANDS = (demo, predict, train, evaluate, freeze, sensitivity, certify)
+_COMMANDS = (demo, predict, train, evaluate, freeze, sensitivity, certify, export)
 
 
 def build_parser() -> argparse.ArgumentParser:

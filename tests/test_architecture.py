@@ -30,6 +30,7 @@ ORDER = (
     "layers",
     "models",
     "frozen",
+    "deploy",
     "proof",
     "analysis",
     "training",
@@ -60,7 +61,7 @@ CONFINED = {
     "pyarrow": {"training", "inference"},
     "orbax": {"training"},
     "flax": {"quantize", "layers", "models", "frozen", "analysis", "training", "inference"},
-    "safetensors": {"checkpoints", "frozen"},
+    "safetensors": {"checkpoints", "frozen", "deploy"},
     "huggingface_hub": {"checkpoints"},
 }
 

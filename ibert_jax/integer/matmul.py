@@ -19,7 +19,6 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jax.extend.core import Primitive
-from jax.extend.mlir import ir
 from jax.extend.mlir.dialects import stablehlo as hlo
 from jax.interpreters import batching, mlir
 
@@ -111,7 +110,7 @@ def _lower_mixed(ctx: Any, a: Any, b: Any, *, dimensions: DotDimensions) -> Sequ
         lhs_contracting_dimensions=list(a_contract),
         rhs_contracting_dimensions=list(b_contract),
     )
-    result = ir.RankedTensorType.get(ctx.avals_out[0].shape, ir.IntegerType.get_signless(32))
+    result = mlir.aval_to_ir_type(ctx.module_context, ctx.avals_out[0])  # of symbolic shapes, too
     return [hlo.dot_general(result, a, b, numbers)]
 
 

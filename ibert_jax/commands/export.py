@@ -1,0 +1,40 @@
+"""`ibert-jax export`: an integer model as a file that runs with JAX alone."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from ibert_jax.commands.options import add_command
+
+_EXAMPLES = """\
+  ibert-jax export my_integer_model exported
+"""
+
+
+def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Describe the command's arguments."""
+    parser = add_command(
+        commands,
+        "export",
+        summary="write an integer model as a file that runs with JAX alone, batch and length "
+        "free, with vectors to check it by",
+        examples=_EXAMPLES,
+    )
+    parser.add_argument("model", help="integer model")
+    parser.add_argument("output", help="directory to write to")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Export, and say how large it is."""
+    from ibert_jax.deploy import export
+    from ibert_jax.frozen import IntegerModel
+
+    try:
+        export(IntegerModel.load(args.model), args.output)
+    except ModuleNotFoundError as error:  # an optional package, not a bug
+        raise ValueError(str(error)) from None
+    size = sum(path.stat().st_size for path in Path(args.output).iterdir() if path.is_file())
+    print(f"exported to {args.output}, {size / 1e6:.1f} MB")
+    return 0
