@@ -31,6 +31,8 @@ import cpu_contenders
 import numpy as np
 from cpu_contenders import CONTENDERS, OURS, PREPARE, VOCABULARY
 
+from ibert_jax.files import write_whole
+
 Batches = list[tuple[np.ndarray, np.ndarray]]
 PACKAGES = ("jax", "torch", "transformers", "onnxruntime", "openvino", "nncf")
 MIXED = "mixed"
@@ -242,9 +244,7 @@ def record(options: argparse.Namespace, results: dict[str, Any]) -> None:
         "rounds": options.rounds,
         "cases": results,
     }
-    temporary = options.record.with_suffix(".tmp")
-    temporary.write_text(json.dumps(content, indent=1) + "\n")
-    temporary.replace(options.record)
+    write_whole(options.record, json.dumps(content, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -22,9 +22,9 @@ from ibert_jax.checkpoints.files import (
     CONFIG_FILE,
     WEIGHTS_FILE,
     indexed_files,
-    temporary_name,
     write_tensors,
 )
+from ibert_jax.files import temporary_name
 from ibert_jax.tokenizer import TOKENIZER_FILES
 
 PICKLE = "pytorch_model.bin"

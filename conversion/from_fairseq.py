@@ -22,7 +22,8 @@ from conversion.command import run
 from conversion.pickles import as_arrays, load_pickle
 from ibert_jax.checkpoints import CheckpointError, PublishedBuffers, keys, write_checkpoint
 from ibert_jax.checkpoints.derived import layer_norm_output
-from ibert_jax.config import IBertConfig, QuantConfig
+from ibert_jax.config import IBertConfig
+from ibert_jax.quant_config import QuantConfig
 
 PADDING = 1
 """fairseq's dictionaries begin with <s>, <pad>, </s>, <unk>."""

@@ -23,8 +23,8 @@ from conversion.command import run
 from conversion.from_fairseq import LAYER_NORM_EPS, PADDING, TOKEN_TYPES, read
 from conversion.pickles import as_tensor, load_pickle
 from ibert_jax.checkpoints import Checkpoint, CheckpointError, keys, read_checkpoint
-from ibert_jax.checkpoints.files import temporary_name
 from ibert_jax.config import IBertConfig
+from ibert_jax.files import temporary_name
 
 HEADS = ("model", "masked_lm", "sequence_classification")
 

@@ -20,7 +20,7 @@ __version__ = "0.1.0"
 # Public name -> the module that defines it, in the order in which a reader meets them.
 _HOMES = {
     "IBertConfig": "ibert_jax.config",
-    "QuantConfig": "ibert_jax.config",
+    "QuantConfig": "ibert_jax.quant_config",
     "IBertModel": "ibert_jax.models",
     "IBertForMaskedLM": "ibert_jax.models",
     "IBertForSequenceClassification": "ibert_jax.models",
@@ -45,7 +45,7 @@ _HOMES = {
 
 if TYPE_CHECKING:  # the same names once more, for type checkers and editors
     from ibert_jax.analysis import calibration_report, correct_biases, sensitivity
-    from ibert_jax.config import IBertConfig, QuantConfig
+    from ibert_jax.config import IBertConfig
     from ibert_jax.deploy import export
     from ibert_jax.frozen import IntegerModel, freeze
     from ibert_jax.inference import Predictor
@@ -58,6 +58,7 @@ if TYPE_CHECKING:  # the same names once more, for type checkers and editors
         IBertModel,
     )
     from ibert_jax.proof import Certificate, certify, first_divergence
+    from ibert_jax.quant_config import QuantConfig
     from ibert_jax.quantize import calibrate, set_observers
     from ibert_jax.training import TrainOptions, finetune
 

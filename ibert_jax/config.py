@@ -2,7 +2,7 @@
 
 :class:`IBertConfig` carries the field names and defaults of Hugging Face's ``IBertConfig``, reads
 the ``config.json`` of I-BERT, RoBERTa and BERT checkpoints and writes one that Hugging Face reads.
-:class:`QuantConfig` holds what is ours: how the network becomes integers.
+What is ours, how the network becomes integers, is a :class:`QuantConfig` inside it.
 
 Both are immutable and hashable, so they can be static attributes of modules under ``jax.jit``.
 """
@@ -15,10 +15,12 @@ import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from fnmatch import fnmatchcase
 from functools import cached_property
-from pathlib import Path
 from typing import Any, NoReturn, Self
+
+from ibert_jax.files import read_json_object, write_whole
+from ibert_jax.quant_config import QuantConfig
+from ibert_jax.settings import choice_problem, number_problem, raise_if_any
 
 ROBERTA_LIKE = ("ibert", "roberta", "xlm-roberta", "camembert")
 """Model types whose positions start at ``pad_token_id + 1``, as ours do."""
@@ -26,10 +28,6 @@ ROBERTA_LIKE = ("ibert", "roberta", "xlm-roberta", "camembert")
 MODEL_TYPES = (*ROBERTA_LIKE, "bert")
 FORCE_DEQUANT = ("none", "gelu", "softmax", "layernorm", "nonlinear")
 PROBLEM_TYPES = ("regression", "single_label_classification", "multi_label_classification")
-SCHEMES = ("channel", "reference")
-WIDTHS = ("weight_bits", "activation_bits")
-"""The settings of a :class:`QuantConfig` that a leaf may have its own value of."""
-Overrides = tuple[tuple[str, tuple[tuple[str, int], ...]], ...]
 
 
 class _FixedDict(dict[Any, Any]):
@@ -43,140 +41,6 @@ class _FixedDict(dict[Any, Any]):
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (dict(self),)
-
-
-def _number_problem(name: str, value: object, low: float, high: float, kind: type) -> str | None:
-    """A sentence if ``value`` is no ``kind`` within [low, high]; an int passes for a float."""
-    wanted = "an integer" if kind is int else "a number"
-    allowed = (int,) if kind is int else (int, float)
-    if isinstance(value, bool) or not isinstance(value, allowed):
-        return f"{name} must be {wanted}, got {value!r}"
-    if not low <= value <= high or not math.isfinite(value):
-        bounds = f"at least {low}" if math.isinf(high) else f"between {low} and {high}"
-        return f"{name} must be {wanted} {bounds}, got {value!r}"
-    return None
-
-
-def _choice_problem(name: str, value: object, choices: tuple[str, ...]) -> str | None:
-    if value in choices:
-        return None
-    return f"{name} must be one of {', '.join(choices)}, got {value!r}"
-
-
-def _raise_if_any(owner: str, problems: list[str | None]) -> None:
-    found = [problem for problem in problems if problem]
-    if found:
-        raise ValueError(f"{owner}: " + "; ".join(found))
-
-
-@dataclass(frozen=True)
-class QuantConfig:
-    """How the network becomes integers.
-
-    Attributes:
-      scheme: "channel" (free scales per channel where they cost nothing, LayerNorm as residual) or
-        "reference" (I-BERT's own: one scale per tensor, 8-bit residual stream).
-      weight_bits: bits of weights and embeddings, 2..8.
-      activation_bits: bits of what enters a matmul, 2..8.
-      momentum: share of the old range kept by each exponential-moving-average update, 0 <= m < 1,
-        or -1 for the running minimum and maximum.
-      layernorm_migration: exponent alpha in the channel factor
-        ``range**alpha / largest_weight**(1 - alpha)`` after LayerNorm; 0..1; only the "channel"
-        scheme uses it. (After GELU and on the attention values, where that scheme gives each
-        channel the scale of its own range, less than alpha = 1 was measured to be worse.)
-      overrides: widths of particular leaves, glob pattern -> settings, such as
-        ``{"encoder.layer.0.*": {"activation_bits": 4}}``. A pattern is held against a leaf's whole
-        path as :meth:`leaves` of a model gives it, without the ``ibert.`` of the backbone; ``*``
-        matches dots too. Where several match, the last counts. Given as a mapping (or pairs), kept
-        as pairs in order. A pattern without effect is an error once a model is quantized.
-    """
-
-    scheme: str = "channel"
-    weight_bits: int = 8
-    activation_bits: int = 8
-    momentum: float = 0.95
-    layernorm_migration: float = 0.8
-    overrides: Overrides = ()
-
-    def __post_init__(self) -> None:
-        overrides, problems = _settle_overrides(self.overrides)
-        object.__setattr__(self, "overrides", overrides)
-        problems += [
-            _choice_problem("scheme", self.scheme, SCHEMES),
-            _number_problem("weight_bits", self.weight_bits, 2, 8, int),
-            _number_problem("activation_bits", self.activation_bits, 2, 8, int),
-        ]
-        if self.momentum != -1:
-            below_one = math.nextafter(1.0, 0.0)
-            problems.append(_number_problem("momentum", self.momentum, 0, below_one, float))
-        problems.append(
-            _number_problem("layernorm_migration", self.layernorm_migration, 0, 1, float)
-        )
-        _raise_if_any("QuantConfig", problems)
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """The inverse of :meth:`to_dict`; an unknown name is a ValueError."""
-        values = {k: v for k, v in values.items() if (k, v) not in _ONCE_WRITTEN}
-        known = {f.name for f in dataclasses.fields(cls)}
-        unknown = sorted(set(values) - known)
-        if unknown:
-            raise ValueError(
-                f"QuantConfig: unknown settings {', '.join(unknown)}; it knows {', '.join(known)}"
-            )
-        return cls(**values)
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON values; ``overrides`` as pairs, for their order counts, and only where there are."""
-        values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-        values["overrides"] = [[pattern, dict(settings)] for pattern, settings in self.overrides]
-        if not self.overrides:
-            del values["overrides"]
-        return values
-
-    def replace(self, **changes: Any) -> Self:
-        return dataclasses.replace(self, **changes)
-
-    def width(self, setting: str, path: str) -> int:
-        """The bits of one leaf: ``setting`` is one of ``WIDTHS``, ``path`` without ``ibert.``."""
-        found: int = getattr(self, setting)
-        for pattern, settings in self.overrides:
-            if fnmatchcase(path, pattern):
-                found = dict(settings).get(setting, found)
-        return found
-
-
-# Settings of former versions, at the only value that was ever accepted.
-_ONCE_WRITTEN = (("gelu_migration", 1.0), ("value_migration", 1.0))
-
-
-def _settle_overrides(given: Any) -> tuple[Overrides, list[str | None]]:
-    """``overrides`` as nested pairs, and what is wrong with them."""
-    shape = (
-        "overrides must map patterns of leaf paths to settings, such as "
-        f'{{"encoder.layer.0.*": {{"activation_bits": 4}}}}, got {given!r}'
-    )
-    try:
-        pairs = [
-            (pattern, dict(settings))
-            for pattern, settings in (given.items() if isinstance(given, Mapping) else given)
-        ]
-    except (TypeError, ValueError):
-        return (), [shape]
-    problems: list[str | None] = []
-    for pattern, settings in pairs:
-        if not isinstance(pattern, str) or not settings:
-            problems.append(shape)
-        for name, value in settings.items():
-            if name in WIDTHS:
-                where = f"{name} of {pattern!r} in overrides"
-                problems.append(_number_problem(where, value, 2, 8, int))
-            else:
-                problems.append(
-                    f"overrides of {pattern!r} know {' and '.join(WIDTHS)}, got {name!r}"
-                )
-    in_order = [(pattern, tuple(sorted(settings.items(), key=str))) for pattern, settings in pairs]
-    return tuple(in_order), problems
 
 
 # name, smallest, largest, type
@@ -258,7 +122,7 @@ class IBertConfig:
     def __post_init__(self) -> None:
         self._settle_labels()
         object.__setattr__(self, "extra", _FixedDict(self.extra))
-        _raise_if_any("IBertConfig", self._problems())
+        raise_if_any("IBertConfig", self._problems())
 
     def _settle_labels(self) -> None:
         """Derives whichever of num_labels, id2label and label2id was not given."""
@@ -282,15 +146,15 @@ class IBertConfig:
 
     def _problems(self) -> list[str | None]:
         problems = [
-            _number_problem(name, getattr(self, name), low, high, kind)
+            number_problem(name, getattr(self, name), low, high, kind)
             for name, low, high, kind in _NUMBERS
         ]
         for name in _FLAGS:
             if not isinstance(getattr(self, name), bool):
                 problems.append(f"{name} must be true or false, got {getattr(self, name)!r}")
-        problems.append(_choice_problem("force_dequant", self.force_dequant, FORCE_DEQUANT))
+        problems.append(choice_problem("force_dequant", self.force_dequant, FORCE_DEQUANT))
         if self.problem_type is not None:
-            problems.append(_choice_problem("problem_type", self.problem_type, PROBLEM_TYPES))
+            problems.append(choice_problem("problem_type", self.problem_type, PROBLEM_TYPES))
         if self.hidden_act != "gelu":
             problems.append(
                 f"hidden_act must be 'gelu', the only activation with an integer form here, "
@@ -382,7 +246,7 @@ class IBertConfig:
         """
         values = dict(values)
         model_type = values.pop("model_type", "ibert")
-        _raise_if_any("IBertConfig", [_choice_problem("model_type", model_type, MODEL_TYPES)])
+        raise_if_any("IBertConfig", [choice_problem("model_type", model_type, MODEL_TYPES)])
         if model_type == "bert":
             values = _from_bert(values)
         # Hugging Face writes null for "not set", which is our default.
@@ -425,14 +289,8 @@ class IBertConfig:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes config.json; the file appears complete or not at all."""
-        path = Path(path)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
         text = json.dumps(self.to_dict(), indent=2, sort_keys=True, ensure_ascii=False)
-        try:
-            temporary.write_text(text + "\n", encoding="utf-8")
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        write_whole(path, text + "\n")
 
     @cached_property
     def _hash(self) -> int:
@@ -465,19 +323,3 @@ def _quantization(values: Mapping[str, Any], trained_by_ibert: bool) -> QuantCon
     if not isinstance(given, Mapping):
         raise ValueError(f"IBertConfig: quantization must be an object of settings, got {given!r}")
     return QuantConfig.from_dict(given)
-
-
-def read_json_object(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """Reads a file that holds one JSON object; every failure is one sentence naming the file."""
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} does not exist; is {path.parent} a model directory?")
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
-        raise ValueError(
-            f"{path} is not valid JSON ({error}); the file may be truncated, copy it again"
-        ) from None
-    if not isinstance(values, dict):
-        raise ValueError(f"{path} must hold a JSON object, got {type(values).__name__}")
-    return values

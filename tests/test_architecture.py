@@ -21,6 +21,9 @@ PACKAGE = Path(ibert_jax.__file__).parent
 # A room may import those to its left. The specification stands alone.
 ORDER = (
     "checks",
+    "files",
+    "settings",
+    "quant_config",
     "config",
     "lines",
     "tokenizer",

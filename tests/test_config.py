@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 import transformers
 
-from ibert_jax.config import IBertConfig, QuantConfig
+from ibert_jax.config import IBertConfig
+from ibert_jax.quant_config import QuantConfig
 
 SHARED = [
     "vocab_size",

@@ -14,7 +14,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from ibert_jax.config import read_json_object
+from ibert_jax.files import read_json_object
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
@@ -139,11 +139,6 @@ def indexed_files(directory: Path, index: str, problems: list[str]) -> dict[str,
 def sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def temporary_name(path: Path) -> Path:
-    """A name beside ``path`` to write to before the rename that makes a file appear complete."""
-    return path.with_name(f".{path.name}.{os.getpid()}.tmp")
 
 
 def write_tensors(path: Path, tensors: Mapping[str, np.ndarray], info: Mapping[str, str]) -> None:

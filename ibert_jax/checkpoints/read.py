@@ -24,7 +24,8 @@ from ibert_jax.checkpoints.files import (
     open_weights,
     sha256,
 )
-from ibert_jax.config import IBertConfig, read_json_object
+from ibert_jax.config import IBertConfig
+from ibert_jax.files import read_json_object
 
 _POSITIONS = "embeddings.position_embeddings.weight"
 

@@ -18,10 +18,10 @@ from ibert_jax.checkpoints.files import (
     WEIGHTS_FILE,
     CheckpointError,
     sha256,
-    temporary_name,
     write_tensors,
 )
 from ibert_jax.config import IBertConfig
+from ibert_jax.files import temporary_name
 
 
 def write_checkpoint(

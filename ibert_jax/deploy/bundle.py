@@ -14,6 +14,7 @@ from safetensors.numpy import save as pack_tensors
 
 import ibert_jax
 from ibert_jax.deploy.signature import Signature
+from ibert_jax.files import write_whole
 from ibert_jax.frozen import IntegerModel
 
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
@@ -52,10 +53,10 @@ def export(program: IntegerModel, directory: str | os.PathLike[str]) -> None:
     content = _serialized(signature)
     folder = Path(directory)
     folder.mkdir(parents=True, exist_ok=True)
-    _write(folder / PROGRAM_FILE, content)
-    _write(folder / GOLDEN_FILE, pack_tensors(signature.golden()))
+    write_whole(folder / PROGRAM_FILE, content)
+    write_whole(folder / GOLDEN_FILE, pack_tensors(signature.golden()))
     text = json.dumps(_description(signature), indent=1, ensure_ascii=False) + "\n"
-    _write(folder / DESCRIPTION_FILE, text.encode())
+    write_whole(folder / DESCRIPTION_FILE, text)
 
 
 def _serialized(signature: Signature) -> bytes:
@@ -82,12 +83,3 @@ def _description(signature: Signature) -> dict[str, Any]:
         "versions": {"ibert_jax": ibert_jax.__version__, "jax": version("jax")},
         "config": program.config.to_dict(),
     }
-
-
-def _write(path: Path, content: bytes) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_bytes(content)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -28,7 +28,8 @@ from safetensors.numpy import load as read_tensors
 from safetensors.numpy import save as pack_tensors
 
 from ibert_jax import models
-from ibert_jax.config import IBertConfig, read_json_object
+from ibert_jax.config import IBertConfig
+from ibert_jax.files import read_json_object, write_whole
 from ibert_jax.frozen.fingerprint import fingerprint
 from ibert_jax.frozen.network import frozen_network
 from ibert_jax.frozen.program import IntegerModel
@@ -112,15 +113,15 @@ def save(model: IntegerModel, directory: str | os.PathLike[str], certificate: An
         manifest["hidden_states"] = model.states.to_json()
     text = json.dumps(manifest, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
     (folder / CERTIFICATE_FILE).unlink(missing_ok=True)  # of what is replaced now
-    _write(folder / TENSORS_FILE, packed)
-    _write(folder / MANIFEST_FILE, text.encode())
+    write_whole(folder / TENSORS_FILE, packed)
+    write_whole(folder / MANIFEST_FILE, text)
     if certificate is not None:
         save_certificate(certificate, folder)
 
 
 def save_certificate(certificate: Any, directory: str | os.PathLike[str]) -> None:
     """Write a certificate beside the model that it is about."""
-    _write(Path(directory) / CERTIFICATE_FILE, f"{certificate.to_json()}\n".encode())
+    write_whole(Path(directory) / CERTIFICATE_FILE, f"{certificate.to_json()}\n")
 
 
 def sha256(model: IntegerModel) -> str:
@@ -139,15 +140,6 @@ def _describe_program(model: IntegerModel) -> tuple[dict[str, Any], dict[str, np
         "scales": dict(model.scales),
         "leaves": leaves,
     }, arrays
-
-
-def _write(path: Path, content: bytes) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_bytes(content)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def load(directory: str | os.PathLike[str]) -> IntegerModel:

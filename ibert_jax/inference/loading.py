@@ -62,7 +62,7 @@ def _load_checkpoint(directory: Path, task: str | None) -> Any:
     from ibert_jax import models
     from ibert_jax.checkpoints.files import open_weights
     from ibert_jax.checkpoints.keys import HEADS, declared_head
-    from ibert_jax.config import read_json_object
+    from ibert_jax.files import read_json_object
 
     if task is None:
         declared = declared_head(read_json_object(directory / "config.json").get("architectures"))

@@ -6,11 +6,11 @@ from fnmatch import fnmatchcase
 
 from flax import nnx
 
-from ibert_jax.config import QuantConfig
 from ibert_jax.layers.activation import QuantAct
 from ibert_jax.layers.embedding import QuantEmbedding
 from ibert_jax.layers.leaf import Leaf, leaves_of
 from ibert_jax.layers.linear import QuantLinear
+from ibert_jax.quant_config import QuantConfig
 
 BACKBONE = "ibert."
 """Attribute of the head models that holds the encoder; checkpoints name it variously."""

@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 from pathlib import Path
 from typing import Any
 
+from ibert_jax.files import write_whole
+
 
 def write_json(path: Path, values: dict[str, Any]) -> None:
     """Write a JSON object; the file appears complete or not at all."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", "utf-8")
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_whole(path, json.dumps(values, indent=2, ensure_ascii=False) + "\n")
 
 
 class MetricsLog:
@@ -37,9 +33,7 @@ class MetricsLog:
             for line in _complete_lines(path)
             if (stages.index(line["stage"]), line["step"]) <= position
         ]
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        temporary.write_text("".join(json.dumps(line) + "\n" for line in kept), "utf-8")
-        temporary.replace(path)
+        write_whole(path, "".join(json.dumps(line) + "\n" for line in kept))
         self._file = path.open("a", encoding="utf-8")
 
     def write(self, *, stage: str, step: int, **values: Any) -> None:
