@@ -62,6 +62,7 @@ CONFINED = {
     "scipy": {"training"},
     "datasets": {"training"},
     "pyarrow": {"training", "inference"},
+    "onnx": {"deploy"},
     "orbax": {"training"},
     "flax": {"quantize", "layers", "models", "frozen", "analysis", "training", "inference"},
     "safetensors": {"checkpoints", "frozen", "deploy"},

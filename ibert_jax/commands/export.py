@@ -1,4 +1,4 @@
-"""`ibert-jax export`: an integer model as a file that runs with JAX alone."""
+"""`ibert-jax export`: an integer model as files that run without this package."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from ibert_jax.commands.options import add_command
 
 _EXAMPLES = """\
   ibert-jax export my_integer_model exported
+  ibert-jax export my_integer_model exported --format jax onnx
 """
 
 
@@ -17,12 +18,20 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = add_command(
         commands,
         "export",
-        summary="write an integer model as a file that runs with JAX alone, batch and length "
-        "free, with vectors to check it by",
+        summary="write an integer model as a file that runs with JAX alone, or with ONNX Runtime, "
+        "with vectors to check it by",
         examples=_EXAMPLES,
     )
     parser.add_argument("model", help="integer model")
     parser.add_argument("output", help="directory to write to")
+    parser.add_argument(
+        "--format",
+        dest="formats",
+        nargs="+",
+        choices=("jax", "onnx"),
+        default=["jax"],
+        help="one or both of jax (StableHLO) and onnx; default: jax",
+    )
     parser.set_defaults(run=run)
 
 
@@ -32,7 +41,7 @@ def run(args: argparse.Namespace) -> int:
     from ibert_jax.frozen import IntegerModel
 
     try:
-        export(IntegerModel.load(args.model), args.output)
+        export(IntegerModel.load(args.model), args.output, args.formats)
     except ModuleNotFoundError as error:  # an optional package, not a bug
         raise ValueError(str(error)) from None
     size = sum(path.stat().st_size for path in Path(args.output).iterdir() if path.is_file())

@@ -26,13 +26,13 @@ class Signature:
         arguments: names of its arguments, all int32 of one shape: [batch, length], for multiple
             choice [batch, choices, length].
         dimensions: the names of that shape's dimensions.
-        outputs: names of its results, int32.
+        outputs: names of its results with their types: int32, or int8 where they are so narrow.
     """
 
     program: IntegerModel
     arguments: tuple[str, ...]
     dimensions: tuple[str, ...]
-    outputs: tuple[str, ...]
+    outputs: dict[str, str]
 
     @classmethod
     def of(cls, program: IntegerModel) -> Signature:
@@ -43,7 +43,9 @@ class Signature:
         shape = program.input_shape(2, 2)
         dimensions = ("batch", "choices", "length") if len(shape) == 3 else ("batch", "length")
         like = [jax.ShapeDtypeStruct(shape, jnp.int32)] * len(arguments)
-        return cls(program, arguments, dimensions, tuple(_call(program, arguments, like)))
+        results = jax.eval_shape(lambda *x: _outputs(program, arguments, x), *like)
+        types = {name: str(result.dtype) for name, result in results.items()}
+        return cls(program, arguments, dimensions, types)
 
     @property
     def function(self) -> Callable[..., dict[str, jax.Array]]:
@@ -75,10 +77,6 @@ class Signature:
         given = {name: np.asarray(given[name], np.int32) for name in self.arguments}
         results = self.function(*given.values())
         return {**given, **{name: np.asarray(results[name]) for name in self.outputs}}
-
-
-def _call(program: IntegerModel, arguments: tuple[str, ...], like: list[Any]) -> dict[str, Any]:
-    return jax.eval_shape(lambda *arrays: _outputs(program, arguments, arrays), *like)
 
 
 def _outputs(program: IntegerModel, names: tuple[str, ...], arrays: Any) -> dict[str, jax.Array]:

@@ -1,4 +1,4 @@
-"""Exported programs: the same integers, from JAX alone, whatever batch and length."""
+"""Exported programs: the same integers from JAX alone and ONNX Runtime, whatever the shape."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from pathlib import Path
 
 import jax
 import numpy as np
+import onnx
+import onnxruntime
 import pytest
 from flax import nnx
 from safetensors.numpy import load_file
@@ -43,7 +45,7 @@ SIZES = {
 
 
 def frozen(kind: type, scheme: str, **settings: int) -> ib.IntegerModel:
-    config = ib.IBertConfig(**SIZES, **settings, quantization=ib.QuantConfig(scheme=scheme))
+    config = ib.IBertConfig(**{**SIZES, **settings}, quantization=ib.QuantConfig(scheme=scheme))
     model = kind(config, rngs=nnx.Rngs(0))
     shape = model.input_shape(4, 12)
     ids = np.random.default_rng(1).integers(3, 90, shape)
@@ -59,7 +61,8 @@ def program() -> ib.IntegerModel:
 def folder(program: ib.IntegerModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
     base = tmp_path_factory.mktemp("export")
     program.save(base / "model")
-    assert main(["export", str(base / "model"), str(base / "exported")]) == 0
+    command = ["export", str(base / "model"), str(base / "exported"), "--format", "jax", "onnx"]
+    assert main(command) == 0
     return base / "exported"
 
 
@@ -99,12 +102,56 @@ def test_the_description_has_what_the_integers_mean(folder: Path, program: ib.In
     assert set(golden) == {*told["arguments"], *told["outputs"]}
 
 
-def test_choices_and_the_published_scheme(tmp_path: Path) -> None:
-    choices = frozen(ib.IBertForMultipleChoice, "reference", type_vocab_size=1)
-    export(choices, tmp_path)
+def run_onnx(folder: Path, arguments: list[np.ndarray]) -> dict[str, np.ndarray]:
+    told = json.loads((folder / "integer_program.json").read_text())
+    session = onnxruntime.InferenceSession(folder / "integer_program.onnx")
+    given = dict(zip(told["arguments"], arguments, strict=True))
+    return dict(zip(told["outputs"], session.run([*told["outputs"]], given), strict=True))
+
+
+def test_onnx_runtime_gives_the_same_integers(folder: Path, program: ib.IntegerModel) -> None:
+    draw = np.random.default_rng(3)
+    for shape in ((1, 40), (5, 3)):
+        ids, types = (draw.integers(0, n, shape).astype(np.int32) for n in (90, 2))
+        mask = (np.arange(shape[1]) < draw.integers(0, shape[1] + 1, (shape[0], 1))).astype("i4")
+        got = run_onnx(folder, [ids, mask, types])["logits"]
+        want = program.integers(ids, attention_mask=mask, token_type_ids=types).logits
+        assert got.dtype == np.int32
+        np.testing.assert_array_equal(got, want)
+
+
+def test_onnx_holds_no_float(folder: Path) -> None:
+    model = onnx.load(folder / "integer_program.onnx")
+    onnx.checker.check_model(model)
+    floats = {onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE}
+    assert not any(tensor.data_type in floats for tensor in model.graph.initializer)
+    casts = [a.i for n in model.graph.node for a in n.attribute if n.op_type == "Cast"]
+    assert casts and not floats & set(casts)
+    products = [node for node in model.graph.node if "MatMul" in node.op_type]
+    assert {node.op_type for node in products} == {"MatMulInteger"}
+    # Six linear layers, scores and context in each of two layers, and the two of the head.
+    assert len(products) == 2 * 8 + 2
+
+
+@pytest.mark.parametrize("kind", [ib.IBertForMultipleChoice, ib.IBertForMaskedLM, ib.IBertModel])
+def test_other_heads_in_the_published_scheme(kind: type, tmp_path: Path) -> None:
+    program = frozen(kind, "reference", type_vocab_size=1, num_hidden_layers=1)
+    export(program, tmp_path, ["onnx"])
     told = json.loads((tmp_path / "integer_program.json").read_text())
-    assert told["arguments"]["input_ids"] == ["batch", "choices", "length"]
-    subprocess.run([sys.executable, "-c", ALONE, "."], check=True, cwd=tmp_path)
+    dimensions = ["choices"] if kind is ib.IBertForMultipleChoice else []
+    assert told["arguments"]["input_ids"] == ["batch", *dimensions, "length"]
+    golden = load_file(tmp_path / "golden.safetensors")
+    found = run_onnx(tmp_path, [golden[name] for name in told["arguments"]])
+    for name in told["outputs"]:
+        assert golden[name].any()
+        assert str(golden[name].dtype) == told["outputs"][name]["dtype"]
+        np.testing.assert_array_equal(found[name], golden[name])
+
+
+def test_unknown_formats_are_refused(program: ib.IntegerModel, tmp_path: Path) -> None:
+    for formats in ([], ["tflite"]):
+        with pytest.raises(ValueError, match="expected formats of jax, onnx"):
+            export(program, tmp_path, formats)
 
 
 def test_floats_are_refused(program: ib.IntegerModel, tmp_path: Path) -> None:

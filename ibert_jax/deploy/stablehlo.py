@@ -1,0 +1,31 @@
+"""A program as StableHLO, which JAX runs by itself."""
+
+from __future__ import annotations
+
+import jax
+from jax import export
+
+from ibert_jax.deploy.signature import Signature
+
+PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
+
+
+def to_stablehlo(signature: Signature) -> bytes:
+    """The serialized program, for ``jax.export.deserialize``.
+
+    It holds the fast form for each of ``PLATFORMS``, of which JAX chooses where it runs. Each
+    shape of the arguments is compiled when it first comes.
+
+    Raises:
+        ModuleNotFoundError: flatbuffers, with which JAX writes and reads such files, is missing.
+    """
+    exported = export.export(jax.jit(signature.function), platforms=PLATFORMS)(
+        *signature.abstract()
+    )
+    try:
+        return bytes(exported.serialize())
+    except ImportError as error:
+        raise ModuleNotFoundError(
+            f"expected the package flatbuffers, with which JAX writes such files ({error}); "
+            'pip install "ibert_jax[export]"'
+        ) from None
