@@ -18,13 +18,14 @@ from ibert_jax.commands import (
     evaluate,
     export,
     freeze,
+    info,
     options,
     predict,
     sensitivity,
     train,
 )
 
-_COMMANDS = (demo, predict, train, evaluate, freeze, sensitivity, certify, export)
+_COMMANDS = (demo, predict, train, evaluate, freeze, sensitivity, certify, export, info)
 
 
 def build_parser() -> argparse.ArgumentParser:
