@@ -8,10 +8,13 @@
         BatchPredictor,
         fn_constructor_kwargs={"directory": "my_integer_model", "columns": ["review"]},
         batch_size=1024,
-        concurrency=2,
+        compute=ray.data.ActorPoolStrategy(size=2),
     )
+    answers.write_parquet("answers")
 
-Nothing here is Ray's: whatever calls a class with a dict of NumPy arrays will do.
+Each actor keeps a CPU (`num_gpus=1` gives it a GPU as well), and reading needs one besides: with as
+many actors as CPUs, Ray waits for ever. Nothing here is Ray's: whatever calls a class with a dict
+of NumPy arrays will do.
 """
 
 from __future__ import annotations

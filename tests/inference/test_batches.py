@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ibert_jax.inference import BatchPredictor, Predictor
+from ibert_jax.inference import BatchPredictor, Predictor, default_directory
 
 TEXTS = ["good film", "very bad", "film " * 30, "", "good good bad"]
 
@@ -50,26 +50,32 @@ RAY = """
 import json, sys
 import ray
 from ibert_jax.inference import BatchPredictor
-ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+# Two for the actors; the repartitioning needs another, or nobody ever begins.
+ray.init(num_cpus=3, include_dashboard=False, log_to_driver=False)
 texts = json.loads(sys.argv[2])
 rows = ray.data.from_items([{"id": n, "text": text} for n, text in enumerate(texts)])
 answers = rows.repartition(4).map_batches(
     BatchPredictor,
-    fn_constructor_kwargs={"directory": sys.argv[1], "batch_size": 8, "max_length": 16},
+    fn_constructor_kwargs={"directory": sys.argv[1], "batch_size": 4, "max_length": 16},
     batch_size=8,
-    concurrency=2,
+    compute=ray.data.ActorPoolStrategy(size=2),
 )
-found = sorted((row["id"], row["label"], row["score"]) for row in answers.take_all())
-print(json.dumps(found))
+print(json.dumps(sorted(answers.take_all(), key=lambda row: row["id"])))
 """
 
 
-@pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="needs Ray, an extra")
-def test_two_actors_of_ray(tiny_checkpoint: Path) -> None:
-    """The same rows as one process. In a process of its own: Ray warns, and opens sockets."""
+@pytest.mark.skipif(
+    importlib.util.find_spec("ray") is None, reason="needs Ray: pip install 'ibert-jax[ray]'"
+)
+def test_two_actors_of_ray() -> None:
+    """The same rows as one process, to the last digit: the program is the frozen one.
+
+    In a process of its own: Ray warns, and opens sockets.
+    """
     texts = [text + " film" * (n % 4) for n in range(8) for text in TEXTS]
+    directory = default_directory()
     done = subprocess.run(
-        [sys.executable, "-c", RAY, str(tiny_checkpoint), json.dumps(texts)],
+        [sys.executable, "-c", RAY, str(directory), json.dumps(texts)],
         env={**os.environ, "RAY_USAGE_STATS_ENABLED": "0", "JAX_PLATFORMS": "cpu"},
         capture_output=True,
         text=True,
@@ -78,7 +84,8 @@ def test_two_actors_of_ray(tiny_checkpoint: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout.splitlines()[-1])
-    expected = Predictor.load(tiny_checkpoint, batch_size=8, max_length=16)(texts)
-    assert [row[0] for row in found] == list(range(len(texts)))
-    assert [row[1] for row in found] == [each.label for each in expected]
-    assert [row[2] for row in found] == pytest.approx([each.score for each in expected], abs=1e-6)
+    here = BatchPredictor(directory, batch_size=4, max_length=16)
+    expected = here({"id": np.arange(len(texts)), "text": np.asarray(texts, object)})
+    assert [list(row) for row in found] == [list(expected)] * len(texts)
+    for name, column in expected.items():
+        assert [row[name] for row in found] == column.tolist()
