@@ -18,6 +18,8 @@ EXP_LINEAR = 176186
 EXP_SQUARE = 45109
 """round(0.35815147 ln2^2 2^18), its quadratic one."""
 NUMERATOR_MAX = 255
+PUBLISHED_SUM = 256
+"""What stands for the row sum of the published softmax: its shares are in units of 1/256."""
 MASKED = -(2**30)
 """Stands for an excluded key while the row's largest is sought; below every score."""
 
@@ -49,8 +51,7 @@ def softmax_numerators(
         uint8 numerators [B, H, T, T] in [0, 255] (the largest of a row is 255) and their int32
         row sums [B, H, T, 1], 0 for a row with no key. numerators / row sum is the softmax.
     """
-    powers = _row_powers(scores, mask, multiplier)
-    scaled = (powers * NUMERATOR_MAX + 2**14) >> 15
+    scaled = numerators_of(_row_powers(scores, mask, multiplier))
     return scaled.astype(jnp.uint8), jnp.sum(scaled, axis=-1, keepdims=True, dtype=jnp.int32)
 
 
@@ -65,10 +66,8 @@ def softmax_reference(
     powers = _row_powers(scores, mask, multiplier)
     total = jnp.maximum(jnp.sum(powers, axis=-1, keepdims=True, dtype=jnp.int32), 1)
     shift, reciprocal = materialize(_reciprocal(total))
-    # powers <= total < 2^(32 - shift), so the shifted powers stay below 2^30.
-    share = multiply_high_15(shift_left_saturating(powers, shift - 2), reciprocal)
-    floored = jnp.clip(share >> 20, 0, 255)
-    return floored.astype(jnp.uint8), jnp.full_like(total, 256)
+    floored = shares_of(powers, shift, reciprocal)
+    return floored.astype(jnp.uint8), jnp.full_like(total, PUBLISHED_SUM)
 
 
 def divide_by_row_sum(total: jax.Array, row_sum: jax.Array) -> jax.Array:
@@ -84,14 +83,43 @@ def divide_by_row_sum(total: jax.Array, row_sum: jax.Array) -> jax.Array:
     """
     shift, reciprocal = _reciprocal(jnp.maximum(row_sum, NUMERATOR_MAX))
     shift, reciprocal = materialize((shift, reciprocal))
+    return quotient_of(total, shift, reciprocal)
+
+
+# The steps of the above, element by element, for kernels that walk over parts of a row.
+
+
+def powers_of(below: jax.Array, mask: jax.Array, multiplier: Multiplier) -> jax.Array:
+    """2^15 exp of scores less their row's largest, 0 where ``mask`` is False; int32."""
+    exponent = jnp.clip(rescale(below, multiplier, wide=False), LOWEST, 0)
+    return jnp.where(mask, iexp(exponent), 0)
+
+
+def numerators_of(powers: jax.Array) -> jax.Array:
+    """Powers, int32 in [0, 2^15], in units of 1/255 of the largest there can be: [0, 255]."""
+    return (powers * NUMERATOR_MAX + 2**14) >> 15
+
+
+def shares_of(powers: jax.Array, shift: jax.Array, reciprocal: jax.Array) -> jax.Array:
+    """floor(256 powers / total), at most 255, with what ``_reciprocal`` says of the total."""
+    # powers <= total < 2^(32 - shift), so the shifted powers stay below 2^30.
+    share = multiply_high_15(shift_left_saturating(powers, shift - 2), reciprocal)
+    return jnp.clip(share >> 20, 0, 255)
+
+
+def quotient_of(total: jax.Array, shift: jax.Array, reciprocal: jax.Array) -> jax.Array:
+    """total / row_sum in units of 2^-21, with what ``_reciprocal`` says of the row sum."""
     return multiply_high_15(shift_left_saturating(total, shift - 9), reciprocal)
+
+
+def reciprocal_of(top: jax.Array) -> jax.Array:
+    """2^30 / top in 15 bits, for int32 ``top`` in [2^15, 2^16)."""
+    return jnp.clip((2**30 + (top >> 1)) // top, 0, 2**15 - 1)
 
 
 def _row_powers(scores: jax.Array, mask: jax.Array, multiplier: Multiplier) -> jax.Array:
     kept = jnp.where(mask, scores, MASKED)
-    below = kept - materialize(jnp.max(kept, axis=-1, keepdims=True))
-    exponent = jnp.clip(rescale(below, multiplier, wide=False), LOWEST, 0)
-    return jnp.where(mask, iexp(exponent), 0)
+    return powers_of(kept - materialize(jnp.max(kept, axis=-1, keepdims=True)), mask, multiplier)
 
 
 def _reciprocal(n: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -101,4 +129,4 @@ def _reciprocal(n: jax.Array) -> tuple[jax.Array, jax.Array]:
     """
     top, shift = leading_one(n.astype(jnp.uint32))
     top = (top >> 16).astype(jnp.int32)  # in [2^15, 2^16)
-    return shift, jnp.clip((2**30 + (top >> 1)) // top, 0, 2**15 - 1)
+    return shift, reciprocal_of(top)

@@ -1,0 +1,261 @@
+"""Integer attention in one GPU kernel: no array of scores in memory, whatever the length.
+
+The plain path writes, for every head, [T, T] int32 scores and uint8 numerators and reads them
+again: for RoBERTa-base at 128 x 128 tokens 101 MB of scores a layer, for 32 x 512 tokens 403 MB.
+Here a program has 64 queries of one head, walks over the keys and writes 64 rows of context,
+already requantized; what remains is to read query, key and value (38 MB) and to write 13 MB.
+
+This is exact by the definition of the softmax, not by luck. Its numerators are relative to the
+row's *final* maximum, so the keys are walked over twice, once for the maximum, once for numerators,
+their sum and their product with the values. (The single walk of float kernels, which rescales what
+it has when a larger score turns up, would round elsewhere.) Maxima and integer sums do not depend
+on how a row is cut; a key that is masked or padded gets no weight by selection; and the division by
+the row sum comes last in the plain path too. The published softmax floors shares of the sum, so it
+needs the sum first: a third walk. Where all keys fit one slice, nothing is computed twice.
+
+Triton's ``dot`` takes signed operands only, so numerators n in [0, 255] travel as n - 128 and
+128 sum_k v[k] is added.
+
+The arithmetic of a score, about 35 int32 operations, costs more than its products: 25 M scores a
+layer take 0.06 ms at the 16 T/s of an H200's multiprocessors.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import triton
+
+from ibert_jax.integer.dyadic import Multiplier
+from ibert_jax.integer.pallas_linear import Epilogue
+from ibert_jax.integer.softmax import (
+    MASKED,
+    NUMERATOR_MAX,
+    PUBLISHED_SUM,
+    numerators_of,
+    powers_of,
+    quotient_of,
+    reciprocal_of,
+    shares_of,
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class AttentionTiles:
+    """How much one program holds: powers of two, at least 16.
+
+    Attributes:
+        queries: rows of the results.
+        keys: of a slice.
+        warps: of 32 threads each.
+        stages: slices in flight.
+    """
+
+    queries: int = 64
+    keys: int = 128
+    warps: int = 4
+    stages: int = 2
+
+
+DEFAULT_TILES = AttentionTiles()
+
+
+def fused_attention(
+    query: jax.Array,
+    key: jax.Array,
+    value: jax.Array,
+    mask: jax.Array,
+    multiplier: Multiplier,
+    epilogue: Epilogue,
+    constants: Any,
+    *,
+    heads: int,
+    kept_heads: jax.Array | None = None,
+    published: bool = False,
+    tiles: AttentionTiles = DEFAULT_TILES,
+    interpret: bool = False,
+) -> jax.Array:
+    """epilogue(softmax(query . key) . value, constants), head by head.
+
+    Args:
+        query, key, value: int8 [B, T, H * D].
+        mask: bool [B, T], True for a key that counts.
+        multiplier: scalars, narrow: from the scores' scale to ln2 / 2^11.
+        epilogue: works element by element on int32 [R, C], the context in 2^-21 of a value's
+            step; see ``pallas_linear``.
+        constants: a pytree of integer arrays, scalars or one value a channel [H * D].
+        heads: H.
+        kept_heads: bool [H], True for a head that counts; None, all do.
+        published: whether the softmax is the published one (``softmax_reference``).
+        tiles: how the work is cut; the results do not depend on it.
+        interpret: run by Pallas' interpreter, on any platform.
+
+    Returns:
+        [B, T, H * D], of the epilogue's type: what ``softmax_numerators``, ``dot_u8_s8`` and
+        ``divide_by_row_sum`` give.
+    """
+    batch, length, channels = query.shape
+    width = channels // heads
+    # Triton's arrays have sizes that are powers of two; zeros in a dot product change nothing.
+    depth = max(16, 1 << (width - 1).bit_length())
+    slice_size = min(tiles.keys, max(16, 1 << (length - 1).bit_length()))
+    rows = min(tiles.queries, slice_size)
+    padded = -(-length // slice_size) * slice_size
+
+    def split(x: jax.Array) -> jax.Array:
+        apart = x.reshape(batch, length, heads, width)
+        return _padded(apart, (batch, padded, heads, depth))
+
+    def per_channel(leaf: jax.Array) -> jax.Array:
+        if leaf.ndim == 0:
+            return leaf.reshape(1)
+        return _padded(leaf.reshape(heads, width), (heads, depth))
+
+    leaves, structure = jax.tree.flatten((multiplier, constants))
+    scalar = [leaf.ndim == 0 for leaf in leaves]
+    if kept_heads is None:
+        kept_heads = jnp.ones((heads,), jnp.int32)
+
+    def finish(context: jax.Array, rest: Any) -> jax.Array:
+        return epilogue(context, rest)
+
+    result = jax.eval_shape(
+        finish,
+        jax.ShapeDtypeStruct((rows, depth), jnp.int32),
+        jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct(leaf.shape and (depth,), leaf.dtype), constants
+        ),
+    )
+    tile = pl.BlockSpec((None, rows, None, depth), lambda i, h, b: (b, i, h, 0))
+    row = pl.BlockSpec((None, padded, None, depth), lambda i, h, b: (b, 0, h, 0))
+    found = pl.pallas_call(
+        partial(
+            _kernel,
+            structure=structure,
+            scalar=scalar,
+            epilogue=epilogue,
+            published=published,
+            slice_size=slice_size,
+        ),
+        grid=(padded // rows, heads, batch),
+        in_specs=[
+            tile,
+            row,
+            row,
+            pl.BlockSpec((None, padded), lambda i, h, b: (b, 0)),
+            pl.BlockSpec((1,), lambda i, h, b: (h,)),
+            *(
+                pl.BlockSpec((1,), lambda i, h, b: (0,))
+                if alone
+                else pl.BlockSpec((None, depth), lambda i, h, b: (h, 0))
+                for alone in scalar
+            ),
+        ],
+        out_specs=tile,
+        out_shape=jax.ShapeDtypeStruct((batch, padded, heads, depth), result.dtype),
+        compiler_params=triton.CompilerParams(num_warps=tiles.warps, num_stages=tiles.stages),
+        interpret=interpret,
+        name="fused_attention",
+    )(
+        split(query),
+        split(key),
+        split(value),
+        _padded(mask.astype(jnp.int32), (batch, padded)),
+        kept_heads.astype(jnp.int32),
+        *map(per_channel, leaves),
+    )
+    return found[:, :length, :, :width].reshape(batch, length, channels)
+
+
+def _kernel(
+    q: Any,
+    k: Any,
+    v: Any,
+    mask: Any,
+    kept_head: Any,
+    *refs: Any,
+    structure: Any,
+    scalar: list[bool],
+    epilogue: Epilogue,
+    published: bool,
+    slice_size: int,
+) -> None:
+    *constant_refs, out = refs
+    loaded = [
+        ref[0] if alone else ref[...] for ref, alone in zip(constant_refs, scalar, strict=True)
+    ]
+    multiplier, constants = jax.tree.unflatten(structure, loaded)
+    queries = q[...]
+    count = k.shape[0] // slice_size
+
+    def scores(index: Any) -> tuple[jax.Array, jax.Array]:
+        """[R, S] scores of a slice of keys, and which of them count [1, S]."""
+        along = pl.ds(index * slice_size, slice_size)
+        counts = mask[along].reshape(1, slice_size) != 0
+        found = lax.dot_general(
+            queries, k[along, :], (((1,), (1,)), ((), ())), preferred_element_type=jnp.int32
+        )
+        return jnp.where(counts, found, MASKED), counts
+
+    only = scores(0) if count == 1 else None
+
+    def walk(body: Any, start: Any) -> Any:
+        return body(0, start) if count == 1 else lax.fori_loop(0, count, body, start)
+
+    def highest(index: Any, top: jax.Array) -> jax.Array:
+        kept, _ = only or scores(index)
+        return jnp.maximum(top, jnp.max(kept, axis=1, keepdims=True))
+
+    column = (queries.shape[0], 1)
+    top = walk(highest, jnp.full(column, MASKED, jnp.int32))
+
+    def powers(index: Any) -> jax.Array:
+        kept, counts = only or scores(index)
+        return powers_of(kept - top, counts, multiplier)
+
+    def sum_of(weights: jax.Array, total: jax.Array) -> jax.Array:
+        return total + jnp.sum(weights, axis=1, keepdims=True, dtype=jnp.int32)
+
+    nothing = jnp.zeros(column, jnp.int32)
+    if published:
+        total = walk(lambda index, total: sum_of(powers(index), total), nothing)
+        shares = _reciprocal(jnp.maximum(total, 1))
+
+    def weigh(index: Any, state: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        weights = shares_of(powers(index), *shares) if published else numerators_of(powers(index))
+        values = v[pl.ds(index * slice_size, slice_size), :]
+        product = lax.dot_general(
+            (weights - 128).astype(jnp.int8),
+            values,
+            (((1,), (0,)), ((), ())),
+            preferred_element_type=jnp.int32,
+        )
+        lift = 128 * jnp.sum(values.astype(jnp.int32), axis=0, keepdims=True, dtype=jnp.int32)
+        return sum_of(weights, state[0]), state[1] + product + lift
+
+    row_sum, context = walk(weigh, (nothing, jnp.zeros(out.shape, jnp.int32)))
+    if published:
+        row_sum = jnp.full(column, PUBLISHED_SUM, jnp.int32)
+    mean = quotient_of(context, *_reciprocal(jnp.maximum(row_sum, NUMERATOR_MAX)))
+    out[...] = epilogue(jnp.where(kept_head[0] != 0, mean, 0), constants)
+
+
+def _reciprocal(n: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Leading zeros and reciprocal of int32 ``n`` in [1, 2^31), as in ``softmax``.
+
+    By int32 operations only: Triton counts no leading zeros of unsigned integers.
+    """
+    shift = lax.clz(n)
+    return shift, reciprocal_of((n << (shift - 1)) >> 15)
+
+
+def _padded(x: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    """``x`` with zeros at the end of each axis, up to ``shape``."""
+    room = [(0, size - old) for size, old in zip(shape, x.shape, strict=True)]
+    return jnp.pad(x, room) if any(end for _, end in room) else x
