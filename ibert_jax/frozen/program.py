@@ -13,12 +13,14 @@ from flax import nnx
 
 from ibert_jax import checks
 from ibert_jax.config import IBertConfig
+from ibert_jax.frozen.fused import KERNELS, XLA, fuse_leaves
 from ibert_jax.frozen.network import name_leaves
 from ibert_jax.frozen.states import StateScales
 from ibert_jax.layers.embedding import quantize_rows
 from ibert_jax.models.inputs import as_array
 from ibert_jax.models.pretrained import IBertPreTrainedModel
 from ibert_jax.quantize.tensor import dequantize
+from ibert_jax.settings import choice_problem, raise_if_any
 
 EMBEDS = "inputs_embeds"
 
@@ -36,6 +38,7 @@ class IntegerModel:
             ``inputs_embeds`` enter: floats for use outside.
         states: the scales and offsets of the hidden states, for use outside; None for a model
             frozen before they were kept.
+        kernels: what runs the encoder; see ``with_kernels``.
     """
 
     tensors: tuple[jax.Array, ...]
@@ -43,6 +46,7 @@ class IntegerModel:
     config: IBertConfig = dataclasses.field(metadata={"static": True})
     scales: tuple[tuple[str, float], ...] = dataclasses.field(metadata={"static": True})
     states: StateScales | None = dataclasses.field(default=None, metadata={"static": True})
+    kernels: str = dataclasses.field(default=XLA, metadata={"static": True})
 
     @classmethod
     def of(
@@ -65,6 +69,20 @@ class IntegerModel:
     def kind(self) -> type[IBertPreTrainedModel]:
         """The class of the model that was frozen."""
         return self.structure.node_data()[0]
+
+    def with_kernels(self, kernels: str) -> Self:
+        """The same model, run by other kernels; its integers are the same.
+
+        Args:
+            kernels: ``xla``, what XLA compiles (the default); ``pallas``, on NVIDIA GPUs, kernels
+                that keep accumulators and attention scores out of memory (elsewhere no change);
+                ``pallas-interpreted``, these kernels on any platform, slowly, for tests. The
+                choice belongs to this object: it is not saved.
+
+        XLA cannot divide a kernel among devices: with ``pallas``, share a batch out by shard_map.
+        """
+        raise_if_any("with_kernels", [choice_problem("kernels", kernels, KERNELS)])
+        return dataclasses.replace(self, kernels=kernels)
 
     def input_shape(self, batch_size: int, sequence_length: int) -> tuple[int, ...]:
         """The shape of ``input_ids`` for so many examples of so many tokens."""
@@ -230,6 +248,8 @@ def _run(
     output_hidden_states: bool,
 ) -> Any:
     network = model.network
+    if model.kernels != XLA:
+        fuse_leaves(network, model.kernels, attention=not output_attentions)
     name_leaves(network)
     return network(
         **inputs,

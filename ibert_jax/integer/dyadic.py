@@ -9,6 +9,9 @@ to nearest, halves upward, here and wherever integers are rounded in this packag
 from __future__ import annotations
 
 import dataclasses
+import functools
+import operator
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -100,3 +103,22 @@ def requantize(x: jax.Array, multiplier: Multiplier, bits: int, *, wide: bool) -
     """
     clipped = clip_bits(rescale(x, multiplier, wide=wide), bits)
     return clipped.astype(jnp.int8) if bits <= 8 else clipped
+
+
+def requantize_sum(
+    operands: Sequence[jax.Array], multipliers: Sequence[Multiplier], bits: int, *, wide: bool
+) -> jax.Array:
+    """The sum of integer operands [..., C], each requantized by its own multiplier first.
+
+    Returns:
+        As of ``requantize``. Two operands keep one bit more until they are added.
+    """
+    width = bits if len(operands) == 1 else bits + 1
+    parts = [
+        requantize(q.astype(jnp.int32), constants, width, wide=wide)
+        for q, constants in zip(operands, multipliers, strict=True)
+    ]
+    if len(parts) == 1:
+        return parts[0]
+    total = clip_bits(functools.reduce(operator.add, (p.astype(jnp.int32) for p in parts)), bits)
+    return total.astype(jnp.int8) if bits <= 8 else total

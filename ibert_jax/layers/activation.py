@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ibert_jax.integer.barrier import materialized
-from ibert_jax.integer.dyadic import Multiplier, clip_bits, pack, requantize, unpack
+from ibert_jax.integer.dyadic import Multiplier, pack, requantize_sum, unpack
 from ibert_jax.layers.leaf import ObservingLeaf
 from ibert_jax.layers.linear import QuantLinear
 from ibert_jax.quantize.constants import multiplier, power_of_two, scale_of_range
@@ -92,15 +92,7 @@ def of_one_structure(acts: Iterable[IntegerAct]) -> list[IntegerAct | IntegerNar
 def _requantize_sum(
     operands: tuple[jax.Array, ...], multipliers: tuple[Multiplier, ...], *, bits: int
 ) -> jax.Array:
-    width = bits if len(operands) == 1 else bits + 1
-    parts = [
-        requantize(q.astype(jnp.int32), constants, width, wide=bits > WIDEST_NARROW)
-        for q, constants in zip(operands, multipliers, strict=True)
-    ]
-    if len(parts) == 1:
-        return parts[0]
-    total = clip_bits(add(*(part.astype(jnp.int32) for part in parts)), bits)
-    return total.astype(jnp.int8) if bits <= 8 else total
+    return requantize_sum(operands, multipliers, bits, wide=bits > WIDEST_NARROW)
 
 
 @jax.tree_util.register_dataclass

@@ -1,0 +1,182 @@
+"""Fused GPU kernels, run by Pallas' interpreter: the integers of the plain path, however cut."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from jax.sharding import AbstractDevice, AbstractMesh
+
+from ibert_jax.integer.dyadic import Multiplier, requantize, requantize_sum
+from ibert_jax.integer.gelu import igelu
+from ibert_jax.integer.matmul import int8_linear, shift_bias
+from ibert_jax.integer.pallas_attention import AttentionTiles, fused_attention
+from ibert_jax.integer.pallas_linear import Tiles, fused_linear
+from ibert_jax.layers.attention import IntegerContext, IntegerScores
+from ibert_jax.layers.softmax import IntegerSoftmax
+
+SMALL = Tiles(rows=16, columns=32, depth=16)
+
+
+def multiplier(rng: np.random.Generator, shifts: tuple[int, int], shape: Any = (), bits: int = 15):
+    """Random constants; one channel in two is shifted left first."""
+    shift = rng.integers(*shifts, shape)
+    parts = (rng.integers(2 ** (bits - 1), 2**bits, shape), 1 << (shift - 1), shift)
+    return Multiplier(*(jnp.asarray(x, jnp.int32) for x in (*parts, rng.integers(0, 2, shape))))
+
+
+def to_8_bits(x: jax.Array, constants: Multiplier) -> jax.Array:
+    return requantize(x, constants, 8, wide=False)
+
+
+def gelu_to_8_bits(x: jax.Array, constants: tuple[Multiplier, jax.Array, Multiplier]) -> jax.Array:
+    entry, grid, leave = constants
+    return to_8_bits(igelu(requantize(x, entry, 16, wide=False), grid), leave)
+
+
+def add_residual(x: jax.Array, constants: Any, residual: jax.Array) -> jax.Array:
+    return requantize_sum((x, residual), constants, 20, wide=True)
+
+
+def linear_case(rows: int, k: int, n: int) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """q [rows, 1, K], the first at the end of its range, as the first weights."""
+    rng = np.random.default_rng(rows + k + n)
+    q, weight = rng.integers(-128, 128, (rows, 1, k)), rng.integers(-127, 128, (n, k))
+    q[0], weight[0] = -128, -127
+    bias = rng.integers(-(2**20), 2**20, n)
+    bias[-1] = 2**30
+    return jnp.asarray(q, jnp.int8), jnp.asarray(weight, jnp.int8), jnp.asarray(bias, jnp.int32)
+
+
+@settings(max_examples=3, deadline=None)
+@given(*[st.integers(1, 70)] * 3)
+@example(16, 32, 32)  # whole tiles
+def test_linear_with_gelu_of_any_shape(rows: int, k: int, n: int) -> None:
+    q, weight, bias = linear_case(rows, k, n)
+    rng = np.random.default_rng(k)
+    constants = (
+        multiplier(rng, (4, 10), (n,)),
+        jnp.int32(rng.integers(7, 14)),
+        multiplier(rng, (16, 24), (n,)),
+    )
+
+    @jax.jit
+    def both(*x: Any) -> tuple[jax.Array, jax.Array]:
+        q, weight, bias, constants = x
+        plain = gelu_to_8_bits(int8_linear(q, weight, bias, shift_bias(weight, bias)), constants)
+        return plain, fused_linear(
+            q, weight, bias, gelu_to_8_bits, constants, tiles=SMALL, interpret=True
+        )
+
+    plain, fused = both(q, weight, bias, constants)
+    assert fused.dtype == np.int8
+    assert np.array_equal(fused, plain)
+
+
+@pytest.mark.parametrize("tiles", [SMALL, Tiles()])
+def test_linear_with_a_residual_in_20_bits(tiles: Tiles) -> None:
+    q, weight, bias = linear_case(37, 45, 50)
+    rng = np.random.default_rng(1)
+    residual = jnp.asarray(rng.integers(-(2**21), 2**21, (37, 1, 50)), jnp.int32)
+    constants = [multiplier(rng, (1, 4), (50,), bits=31), multiplier(rng, (2, 5), bits=31)]
+
+    @jax.jit
+    def both(*x: Any) -> tuple[jax.Array, jax.Array]:
+        q, weight, bias, constants, residual = x
+        plain = int8_linear(q, weight, bias, shift_bias(weight, bias))
+        return add_residual(plain, constants, residual), fused_linear(
+            q, weight, bias, add_residual, constants, residual, tiles=tiles, interpret=True
+        )
+
+    plain, fused = both(q, weight, bias, constants, residual)
+    assert fused.dtype == np.int32
+    assert len(np.unique(plain)) > 1000
+    assert np.array_equal(fused, plain)
+
+
+def attention_case(batch: int, length: int, channels: int, seed: int) -> Any:
+    """int8 query, key, value and a mask; the last row keeps no key, the first all."""
+    rng = np.random.default_rng(seed)
+    parts = [rng.integers(-128, 128, (batch, length, channels)) for _ in range(3)]
+    mask = rng.random((batch, length)) < 0.6
+    mask[-1], mask[0] = False, True
+    return *(jnp.asarray(x, jnp.int8) for x in parts), jnp.asarray(mask)
+
+
+@pytest.mark.parametrize("published", [False, True])
+@settings(max_examples=2, deadline=None)
+@given(st.integers(1, 3), st.integers(1, 50), st.integers(1, 3), st.sampled_from([8, 12, 32]))
+@example(2, 32, 2, 16)  # whole slices
+def test_attention_of_any_shape(
+    published: bool, batch: int, length: int, heads: int, width: int
+) -> None:
+    query, key, value, mask = attention_case(batch, length, heads * width, length)
+    rng = np.random.default_rng(width)
+    softmax = IntegerSoftmax(multiplier(rng, (1, 5)), published)
+    constants = multiplier(rng, (20, 24), (heads * width,))
+    kept = jnp.arange(heads) != 1
+
+    @jax.jit
+    def both(*x: Any) -> tuple[jax.Array, jax.Array]:
+        query, key, value, mask, softmax, constants, kept = x
+        weights = softmax(IntegerScores(heads)(query, key), mask[:, None, None, :], kept)
+        plain = to_8_bits(IntegerContext(heads)(weights, value), constants)
+        return plain, fused_attention(
+            query,
+            key,
+            value,
+            mask,
+            softmax.multiplier,
+            to_8_bits,
+            constants,
+            heads=heads,
+            kept_heads=kept,
+            published=published,
+            tiles=AttentionTiles(queries=16, keys=16),
+            interpret=True,
+        )
+
+    plain, fused = both(query, key, value, mask, softmax, constants, kept)
+    assert fused.dtype == np.int8
+    assert np.array_equal(fused, plain)
+
+
+def test_kernels_lower_to_triton_without_a_gpu() -> None:
+    """Every operation in them has a rule there, and their products stay 8-bit."""
+
+    def array(shape: tuple[int, ...], dtype: str) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(shape, jnp.dtype(dtype))
+
+    def constants(shape: tuple[int, ...]) -> Multiplier:
+        return Multiplier(*[array(shape, "int32")] * 4)
+
+    def run(q: Any, weight: Any, bias: Any, gelu: Any, softmax: Any, act: Any, mask: Any) -> Any:
+        inner = fused_linear(q, weight, bias, gelu_to_8_bits, gelu)
+        context = fused_attention(
+            inner, inner, inner, mask, softmax, to_8_bits, act, heads=4, published=True
+        )
+        return fused_attention(
+            context, inner, inner, mask, softmax, to_8_bits, act, heads=4, published=False
+        )
+
+    n, b, t = 256, 2, 300
+    traced = jax.jit(run).trace(
+        array((b, t, 128), "int8"),
+        array((n, 128), "int8"),
+        array((n,), "int32"),
+        (constants((n,)), array((), "int32"), constants((n,))),
+        constants(()),
+        constants((n,)),
+        array((b, t), "bool"),
+    )
+    h200 = AbstractMesh((), (), abstract_device=AbstractDevice("NVIDIA H200", 132, "gpu"))
+    with jax.sharding.use_abstract_mesh(h200), warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of JAX 0.11, of the backend
+        lowered = traced.lower(lowering_platforms=("cuda",)).as_text()
+    assert lowered.count("custom_call @__gpu$xla.gpu.triton") == 3
