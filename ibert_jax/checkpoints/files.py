@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -142,6 +143,14 @@ def sha256(path: Path) -> str:
 
 
 def write_tensors(path: Path, tensors: Mapping[str, np.ndarray], info: Mapping[str, str]) -> None:
-    """Writes one safetensors file, in the order of the names."""
+    """Writes one safetensors file, in the order of the names; the same content is the same bytes."""
     ordered = {name: np.asarray(tensors[name], order="C") for name in sorted(tensors)}
     save_file(ordered, path, metadata=dict(info))
+    if len(info) > 1:  # the library writes these in random order
+        with path.open("r+b") as file:
+            size = int.from_bytes(file.read(8), "little")
+            header = json.loads(file.read(size))
+            header["__metadata__"] = dict(sorted(info.items()))
+            text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
+            file.seek(8)
+            file.write(text.ljust(size))

@@ -12,8 +12,10 @@ import pytest
 import safetensors.numpy
 import torch
 import transformers
+from safetensors import safe_open
 
 from ibert_jax.checkpoints import read_checkpoint, write_checkpoint
+from ibert_jax.checkpoints.files import write_tensors
 from ibert_jax.config import IBertConfig
 
 SMALL: dict[str, Any] = {
@@ -381,6 +383,20 @@ def calibrated(tmp_path: Path) -> Path:
 
 def test_our_ranges_return_as_they_were(calibrated: Path):
     assert_same(read_checkpoint(calibrated).ranges, RANGES)
+
+
+def test_the_same_content_is_the_same_bytes(tmp_path: Path):
+    """The library alone draws the order of the metadata: 1 of 24 here."""
+    info = {"scheme": "channel", "weights_sha256": "0" * 64, "a": "1", "b": "2"}
+    written = set()
+    for number in range(8):
+        path = tmp_path / str(number)
+        write_tensors(path, {"x": np.arange(3, dtype=np.float32)}, info)
+        written.add(path.read_bytes())
+        with safe_open(path, "np") as file:
+            assert file.metadata() == info
+            np.testing.assert_array_equal(file.get_tensor("x"), [0, 1, 2])
+    assert len(written) == 1
 
 
 def test_hugging_face_gets_the_extremes_of_our_ranges(calibrated: Path):
