@@ -22,10 +22,11 @@ from ibert_jax.commands import (
     options,
     predict,
     sensitivity,
+    sweep,
     train,
 )
 
-_COMMANDS = (demo, predict, train, evaluate, freeze, sensitivity, certify, export, info)
+_COMMANDS = (demo, predict, train, sweep, evaluate, freeze, sensitivity, certify, export, info)
 
 
 def build_parser() -> argparse.ArgumentParser:

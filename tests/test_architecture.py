@@ -61,6 +61,7 @@ CONFINED = {
     "optax": {"training"},
     "scipy": {"training"},
     "datasets": {"training"},
+    "tensorboardX": {"training"},
     "pyarrow": {"training", "inference"},
     "onnx": {"deploy"},
     "orbax": {"training"},

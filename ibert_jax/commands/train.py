@@ -18,6 +18,9 @@ _EXAMPLES = """\
   ibert-jax train my_bert --task my_task.toml --train train.conll --dev dev.conll --output run
   ibert-jax freeze run/qat my_integer_model
 
+  ibert-jax train my_bert --task sst2 --train train.tsv --output run --weight-bits 4 \\
+      --bit-overrides 'embeddings.*:weight_bits=8' --rate-factors 'classifier.*=10'
+
 a run that was interrupted continues when the same command is given again; --output then holds
 float/, calibrated/ and qat/ (models with their tokenizer), metrics.jsonl and summary.json. A
 task's file is a table of what its data mean; ibert_jax/training/tasks.toml has those with a name
@@ -32,12 +35,21 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         summary="finetune a checkpoint for a task, in float and then quantization-aware",
         examples=_EXAMPLES,
     )
+    add_options(parser)
+    _number(parser, "--seed", int, 0, "of data order, dropout and a new head")
+    _number(parser, "--learning-rate", float, 5e-5, "peak of the float stage's schedule")
+    _number(parser, "--qat-learning-rate", float, 5e-6, "peak of the second stage's schedule")
+    parser.set_defaults(run=run)
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """All but the seed and the learning rates, of which a sweep takes several."""
     parser.add_argument("model", help="checkpoint directory: I-BERT, RoBERTa or BERT, safetensors")
     _add_files(parser.add_argument_group("files"))
     _add_schedule(parser.add_argument_group("schedule"))
-    _add_regularization(parser.add_argument_group("regularization and quantization"))
+    _add_regularization(parser.add_argument_group("regularization"))
+    _add_quantization(parser.add_argument_group("quantization"))
     _add_housekeeping(parser.add_argument_group("housekeeping"))
-    parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -107,11 +119,29 @@ def _add_files(group: argparse._ArgumentGroup) -> None:
 def _add_schedule(group: argparse._ArgumentGroup) -> None:
     _number(group, "--float-epochs", int, 2, "passes over the data in float; 0 leaves them out")
     _number(group, "--qat-epochs", int, 1, "passes quantization-aware; 0 leaves them out")
-    _number(group, "--learning-rate", float, 5e-5, "peak of the float stage's schedule")
-    _number(group, "--qat-learning-rate", float, 5e-6, "peak of the second stage's schedule")
     _number(group, "--warmup", float, 0.1, "share of the float stage in which the rate rises")
     _number(group, "--qat-warmup", float, 0.0, "the same of the second stage")
     _number(group, "--batch-size", int, 32, "examples a step")
+    _number(
+        group,
+        "--accumulate",
+        int,
+        1,
+        "compute a batch in N equal parts, one after the other, which takes less memory; a step "
+        "stays one step on the gradient of --batch-size examples",
+    )
+    group.add_argument(
+        "--bfloat16",
+        action="store_true",
+        help="in the float stages, let GPUs and TPUs multiply matrices in bfloat16 (sums, "
+        "weights and optimizer stay float32; CPUs compute as without)",
+    )
+    group.add_argument(
+        "--devices",
+        type=positive,
+        metavar="N",
+        help="local devices that share each batch (default: as many as can have equal shares)",
+    )
     group.add_argument(
         "--max-length",
         type=int,
@@ -145,19 +175,91 @@ def _add_regularization(group: argparse._ArgumentGroup) -> None:
     kept = "default: the model's own"
     group.add_argument("--dropout", type=float, metavar="X", help=kept)
     group.add_argument("--attention-dropout", type=float, metavar="X", help=kept)
+    group.add_argument(
+        "--rate-factors",
+        nargs="+",
+        type=pattern_and_number,
+        default=(),
+        metavar="PATTERN=X",
+        help="factors of the learning rate for parameters by name, such as 'classifier.*=10' "
+        "'embeddings.*=0'; the last pattern that matches counts",
+    )
+
+
+def _add_quantization(group: argparse._ArgumentGroup) -> None:
+    kept = "default: the model's own"
     group.add_argument("--scheme", choices=("channel", "reference"), help=kept)
+    group.add_argument(
+        "--weight-bits", type=positive, metavar="N", help=f"of weights and tables, 2 to 8; {kept}"
+    )
+    group.add_argument(
+        "--activation-bits", type=positive, metavar="N", help=f"of what enters a matmul; {kept}"
+    )
+    group.add_argument(
+        "--bit-overrides",
+        nargs="+",
+        type=pattern_and_bits,
+        default=(),
+        metavar="PATTERN:SETTING=N",
+        help="bits of leaves by their path, such as 'encoder.layer.0.*:activation_bits=4'; the "
+        "last pattern that matches counts",
+    )
+    group.add_argument(
+        "--momentum",
+        type=float,
+        metavar="X",
+        help=f"of the ranges' moving average in training; -1, their running extremes; {kept}",
+    )
+    group.add_argument(
+        "--freeze-ranges-after",
+        type=int,
+        metavar="N",
+        help="steps of the quantization-aware stage after which its ranges stay (default: never)",
+    )
+    group.add_argument(
+        "--force-dequant",
+        choices=("none", "gelu", "softmax", "layernorm", "nonlinear"),
+        help=f"nonlinear functions left in float, for experiments; {kept}",
+    )
     _number(group, "--calibration-sentences", int, 512, "training examples that fill the ranges")
 
 
 def _add_housekeeping(group: argparse._ArgumentGroup) -> None:
-    _number(group, "--seed", int, 0, "of data order, dropout and a new head")
     _number(group, "--checkpoint-every", int, 500, "steps between checkpoints")
     _number(group, "--keep-checkpoints", int, 2, "how many of the latest are kept")
     _number(group, "--log-every", int, 20, "steps between lines of the metrics file")
+    group.add_argument(
+        "--tensorboard",
+        action="store_true",
+        help="write the metrics for TensorBoard, too, to DIR/tensorboard (needs tensorboardX)",
+    )
     group.add_argument("--json", action="store_true", help="print the summary as one JSON object")
 
 
-def _number(group: argparse._ArgumentGroup, flag: str, kind: type, default: Any, text: str) -> None:
+def pattern_and_number(text: str) -> tuple[str, float]:
+    """An argparse type: PATTERN=X."""
+    pattern, _, value = text.rpartition("=")
+    try:
+        return pattern, float(value)
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"expected a pattern and a number, such as 'classifier.*=10', got {text!r}"
+        ) from None
+
+
+def pattern_and_bits(text: str) -> tuple[str, dict[str, int]]:
+    """An argparse type: PATTERN:SETTING=N."""
+    left, _, value = text.rpartition("=")
+    pattern, _, setting = left.rpartition(":")
+    if not pattern or not value.isdigit():
+        raise argparse.ArgumentTypeError(
+            "expected a pattern, a setting and its bits, such as "
+            f"'encoder.layer.0.*:activation_bits=4', got {text!r}"
+        )
+    return pattern, {setting: int(value)}
+
+
+def _number(group: Any, flag: str, kind: type, default: Any, text: str) -> None:
     """One numeric option; whether its value makes sense is for `TrainOptions` to say."""
     metavar = "N" if kind is int else "X"
     group.add_argument(

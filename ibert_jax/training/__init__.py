@@ -8,6 +8,7 @@ from ibert_jax.training.kinds import KINDS, Kind
 from ibert_jax.training.loop import finetune
 from ibert_jax.training.options import TrainOptions
 from ibert_jax.training.prepare import batches_of, task_of
+from ibert_jax.training.sweeping import sweep
 from ibert_jax.training.tasks import Task, built_in_tasks, load_task
 
 __all__ = [
@@ -25,6 +26,7 @@ __all__ = [
     "finetune",
     "load_task",
     "read_examples",
+    "sweep",
     "task_of",
     "tokenize",
 ]

@@ -7,6 +7,7 @@ still do to a complete one is caught by a checksum of every array.
 
 from __future__ import annotations
 
+import copy
 import logging
 import zlib
 from pathlib import Path
@@ -49,18 +50,25 @@ class Checkpoints:
             directory.absolute(),
             options=ocp.CheckpointManagerOptions(
                 max_to_keep=keep,
-                # The next step overwrites the arrays (they are donated): write them before it.
-                enable_async_checkpointing=False,
+                enable_async_checkpointing=True,
                 cleanup_tmp_directories=True,
             ),
         )
+        self._number = self._manager.latest_step() or 0
 
     def save(self, state: TrainState, position: Position) -> None:
-        """Write a checkpoint; it is complete when this returns."""
-        arrays = {name: np.asarray(leaf) for name, leaf in _named(state).items()}
+        """Begin to write a checkpoint, after the one before; it is complete some time later.
+
+        What fails meanwhile is raised by the next call.
+        """
+        # Copies: the next step overwrites the arrays (they are donated).
+        arrays = {name: np.array(leaf, copy=True) for name, leaf in _named(state).items()}
+        results = copy.deepcopy(position.results)
+        position = position._replace(results=results)
+        self._number += 1
         checksums = {name: _checksum(array) for name, array in arrays.items()}
         self._manager.save(
-            (self._manager.latest_step() or 0) + 1,
+            self._number,
             args=ocp.args.Composite(
                 state=ocp.args.StandardSave(arrays),
                 position=ocp.args.JsonSave({**position._asdict(), "checksums": checksums}),
@@ -110,7 +118,7 @@ class Checkpoints:
         self.close()
 
     def close(self) -> None:
-        """Release the threads behind it."""
+        """Wait for what is being written, and release the threads behind it."""
         self._manager.close()
 
 

@@ -13,6 +13,7 @@ from flax import nnx
 from ibert_jax.frozen import IntegerModel
 from ibert_jax.training.batches import Batch, Batcher
 from ibert_jax.training.kinds import kind_of
+from ibert_jax.training.sharding import Sharing
 from ibert_jax.training.state import Arrays, Skeleton, take_apart
 from ibert_jax.training.tasks import Task
 
@@ -63,6 +64,14 @@ def answering(model: nnx.Module | IntegerModel, task: Task) -> Answer:
         return raw(program(**inputs, return_dict=True), targets)
 
     return lambda batch: run(model, batch.inputs, batch.targets)
+
+
+def answers_of(predict: Predict, arrays: tuple[Arrays, Arrays], sharing: Sharing | None) -> Answer:
+    """The same of `make_predict` and arrays, which devices may share the batches of."""
+    if sharing is None:
+        return lambda batch: predict(*arrays, batch.inputs, batch.targets)
+    spread = sharing.replicate(arrays)
+    return lambda batch: predict(*spread, *sharing.share((batch.inputs, batch.targets)))
 
 
 def evaluate(model: nnx.Module | IntegerModel, data: Batcher, task: Task) -> Evaluation:

@@ -23,6 +23,8 @@ _LONGEST_ANSWER = 30
 
 Arrays = Mapping[str, jax.Array]
 Rows = Mapping[str, Sequence[np.ndarray]]
+Summed = tuple[jax.Array, jax.Array]
+"""A sum, and how much was summed."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,8 @@ class Kind:
     Attributes:
       head: the model's class.
       settings: what its configuration must say.
-      loss: (the model's output, targets, weights [B]) -> float32 scalar; filler does not count.
+      loss: (the model's output, targets, weights [B]) -> the sum of the losses and how many were
+        summed, float32 scalars; filler does not count. Their quotient is the loss of a batch.
       raw: (output, targets) -> what is brought to the host of each example, by name, [B, ...].
       answers: (that by name, one row an example; the examples; label names) -> one answer for
         each of the examples' source, in its order.
@@ -41,47 +44,46 @@ class Kind:
 
     head: type[Any]
     settings: Mapping[str, Any]
-    loss: Callable[[Any, Arrays, jax.Array], jax.Array]
+    loss: Callable[[Any, Arrays, jax.Array], Summed]
     raw: Callable[[Any, Arrays], dict[str, jax.Array]]
     answers: Callable[[Rows, TokenizedExamples, list[str]], list[Any]]
     measure: Callable[[Sequence[Any], Sequence[Any], list[str]], dict[str, float]]
 
 
-def weighted_cross_entropy(logits: jax.Array, labels: jax.Array, weights: jax.Array) -> jax.Array:
-    """Mean of -log softmax(logits)[label], weighted.
+def summed_cross_entropy(logits: jax.Array, labels: jax.Array, weights: jax.Array) -> Summed:
+    """Weighted sum of -log softmax(logits)[label], and the sum of the weights that count.
 
     logits: float32 [..., C]. labels: int32 [...] in 0..C-1, or -100 for what does not count.
-    weights: float32 [...]. 0 where nothing counts.
+    weights: float32 [...].
     """
     weights = jnp.where(labels == IGNORED_LABEL, 0.0, weights)
     losses = optax.softmax_cross_entropy_with_integer_labels(logits, jnp.maximum(labels, 0))
-    return jnp.sum(losses * weights) / jnp.maximum(jnp.sum(weights), 1.0)
+    return jnp.sum(losses * weights), jnp.sum(weights)
 
 
-def _label_loss(output: Any, targets: Arrays, weights: jax.Array) -> jax.Array:
-    return weighted_cross_entropy(value_of(output.logits), targets["labels"], weights)
+def _label_loss(output: Any, targets: Arrays, weights: jax.Array) -> Summed:
+    return summed_cross_entropy(value_of(output.logits), targets["labels"], weights)
 
 
-def _token_loss(output: Any, targets: Arrays, weights: jax.Array) -> jax.Array:
+def _token_loss(output: Any, targets: Arrays, weights: jax.Array) -> Summed:
     labels = targets["labels"]
     each = jnp.broadcast_to(weights[:, None], labels.shape)
-    return weighted_cross_entropy(value_of(output.logits), labels, each)
+    return summed_cross_entropy(value_of(output.logits), labels, each)
 
 
-def _number_loss(output: Any, targets: Arrays, weights: jax.Array) -> jax.Array:
+def _number_loss(output: Any, targets: Arrays, weights: jax.Array) -> Summed:
     difference = value_of(output.logits)[:, 0] - targets["labels"]
-    return jnp.sum(difference * difference * weights) / jnp.sum(weights)
+    return jnp.sum(difference * difference * weights), jnp.sum(weights)
 
 
-def _span_loss(output: Any, targets: Arrays, weights: jax.Array) -> jax.Array:
-    ends = ("start", "end")
-    losses = [
-        weighted_cross_entropy(
+def _span_loss(output: Any, targets: Arrays, weights: jax.Array) -> Summed:
+    (starts, count), (ends, _) = (
+        summed_cross_entropy(
             value_of(getattr(output, f"{end}_logits")), targets[f"{end}_positions"], weights
         )
-        for end in ends
-    ]
-    return (losses[0] + losses[1]) / 2
+        for end in ("start", "end")
+    )
+    return (starts + ends) / 2, count  # an answer has both ends or none
 
 
 def _best(output: Any, targets: Arrays) -> dict[str, jax.Array]:

@@ -7,16 +7,19 @@ import time
 from functools import partial
 from typing import Any, TextIO
 
+import jax
+
 from ibert_jax.quantize import calibrate
 from ibert_jax.tokenizer import Tokenizer
 from ibert_jax.training.best import BestModel
 from ibert_jax.training.checkpoint import Checkpoints, Position
-from ibert_jax.training.evaluation import Predict, make_predict, measured
+from ibert_jax.training.evaluation import Predict, answers_of, make_predict, measured
 from ibert_jax.training.kinds import kind_of
 from ibert_jax.training.metrics import MetricsLog
 from ibert_jax.training.options import TrainOptions
-from ibert_jax.training.prepare import Data, load_data, load_model, note_task
+from ibert_jax.training.prepare import Data, check_fit, load_data, load_model, note_task
 from ibert_jax.training.rundir import RunDirectory
+from ibert_jax.training.sharding import sharing_of
 from ibert_jax.training.stage import STAGE_NAMES, Stage, plan_stages, run_stage
 from ibert_jax.training.state import TrainState, take_apart
 from ibert_jax.training.step import initial_state
@@ -55,6 +58,11 @@ def finetune(
       FileNotFoundError, ValueError, ...: bad files or options, a run directory of another run, a
         loss that is not finite; in one sentence each.
     """
+    if jax.process_count() > 1:
+        raise ValueError(
+            f"expected a process alone, got {jax.process_count()} that share their devices; a "
+            "training loop for several is in examples/many_hosts.py"
+        )
     shown: TextIO = sys.stderr if stream is None else stream
     run = RunDirectory(options)
     finished = run.summary()
@@ -66,6 +74,7 @@ def finetune(
         model = load_model(options)
     else:
         note_task(model, options.task)
+    check_fit(options, model)
     data = load_data(options, model.config, tokenizer)
     examples = data.train.examples
     notes = {"cut short": examples.truncated, "left out": examples.left_out}
@@ -96,6 +105,7 @@ class _Finetuning:
         self.model, self.tokenizer, self.data = model, tokenizer, data
         self.stream = stream
         self.stages = plan_stages(options, data.train.steps_per_epoch)
+        self.sharing = sharing_of(options.batch_size // options.accumulate, options.devices)
         self.results: dict[str, Any] = {}
         self._predicts: dict[bool, Predict] = {}
 
@@ -105,7 +115,9 @@ class _Finetuning:
         current, state = self._resume()
         step = 0 if state is None else int(state.step)
         bests = []
-        with MetricsLog(self.directory.metrics, (current, step), STAGE_NAMES) as log:
+        board = self.directory.tensorboard if self.options.tensorboard else None
+        position = current, step
+        with MetricsLog(self.directory.metrics, position, STAGE_NAMES, board=board) as log:
             for stage in self.stages[current:]:
                 self._enter(stage, resumed=state is not None)
                 best = self._best(stage)
@@ -121,6 +133,7 @@ class _Finetuning:
                     judge=best and best.judge,
                     log=log,
                     stream=self.stream,
+                    sharing=self.sharing,
                 )
                 state = None
                 if best is not None:
@@ -191,9 +204,8 @@ class _Finetuning:
         if self.data.dev is None:
             return
         task, predict = self.options.task, self._predict()
-        arrays = take_apart(self.model, copy=False)
         found = measured(
-            lambda batch: predict(*arrays, batch.inputs, batch.targets),
+            answers_of(predict, take_apart(self.model, copy=False), self.sharing),
             self.data.dev,
             task,
             self.model.config.id2label,

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ibert_jax.files import write_whole
+from ibert_jax.training.board import Board
 
 
 def write_json(path: Path, values: dict[str, Any]) -> None:
@@ -25,9 +26,17 @@ class MetricsLog:
       path: the file; its folder exists.
       position: (number of the stage, step) from which the run continues.
       stages: the names of the stages in their order.
+      board: a folder for TensorBoard, which then holds the same lines as curves.
     """
 
-    def __init__(self, path: Path, position: tuple[int, int], stages: tuple[str, ...]) -> None:
+    def __init__(
+        self,
+        path: Path,
+        position: tuple[int, int],
+        stages: tuple[str, ...],
+        *,
+        board: Path | None = None,
+    ) -> None:
         kept = [
             line
             for line in _complete_lines(path)
@@ -35,12 +44,15 @@ class MetricsLog:
         ]
         write_whole(path, "".join(json.dumps(line) + "\n" for line in kept))
         self._file = path.open("a", encoding="utf-8")
+        self._board = None if board is None else Board(board, kept)
 
     def write(self, *, stage: str, step: int, **values: Any) -> None:
         """Append a line; it is in the file when this returns."""
         line = {"time": round(time.time(), 3), "stage": stage, "step": step, **values}
         self._file.write(json.dumps(line) + "\n")
         self._file.flush()
+        if self._board is not None:
+            self._board.add(line)
 
     def __enter__(self) -> MetricsLog:
         return self
@@ -49,8 +61,10 @@ class MetricsLog:
         self.close()
 
     def close(self) -> None:
-        """Close the file."""
+        """Close the files."""
         self._file.close()
+        if self._board is not None:
+            self._board.close()
 
 
 def _complete_lines(path: Path) -> list[dict[str, Any]]:

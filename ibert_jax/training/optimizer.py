@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from fnmatch import fnmatchcase
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
+
+_BACKBONE = "ibert."
+RateFactors = Iterable[tuple[str, float]]
+"""Glob pattern of parameters' names (without `ibert.`) -> factor of their learning rate."""
 
 
 def warmup_linear_decay(peak: float, steps: int, warmup: int) -> optax.Schedule:
@@ -60,17 +66,48 @@ def clip_by_global_norm(largest: float) -> optax.GradientTransformation:
     return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
 
 
+def rate_factor(name: str, factors: RateFactors) -> float:
+    """The factor of a parameter's learning rate: that of the last pattern which matches, or 1."""
+    found = 1.0
+    for pattern, factor in factors:
+        if fnmatchcase(name.removeprefix(_BACKBONE), pattern):
+            found = float(factor)
+    return found
+
+
+def check_rate_factors(names: Iterable[str], factors: RateFactors) -> None:
+    """Refuse patterns that match no parameter, with a ValueError that names one that exists."""
+    short = [name.removeprefix(_BACKBONE) for name in names]
+    for pattern, _ in factors:
+        if not any(fnmatchcase(name, pattern) for name in short):
+            raise ValueError(
+                f"rate_factors: {pattern!r} matches no parameter; the first of them is "
+                f"{short[0]!r}, the last {short[-1]!r}"
+            )
+
+
 def make_optimizer(
-    schedule: optax.Schedule, *, weight_decay: float, clip_norm: float
+    schedule: optax.Schedule,
+    *,
+    weight_decay: float,
+    clip_norm: float,
+    rate_factors: RateFactors = (),
 ) -> optax.GradientTransformation:
-    """Clipping, then AdamW (betas 0.9 and 0.999, epsilon 1e-8) for a dict of named parameters."""
+    """Clipping, then AdamW (betas 0.9 and 0.999, epsilon 1e-8) for a dict of named parameters.
+
+    rate_factors: (pattern of names, factor of their learning rate); the decay scales along.
+    """
 
     def mask(params: Mapping[str, jax.Array]) -> dict[str, bool]:
         return {name: decays(name) for name in params}
 
+    def scaled(updates: Any) -> dict[str, jax.Array]:
+        return {name: x * rate_factor(name, rate_factors) for name, x in updates.items()}
+
     chain = optax.chain(
         clip_by_global_norm(clip_norm),
         optax.adamw(schedule, weight_decay=weight_decay, mask=mask),
+        *([optax.stateless(lambda updates, params: scaled(updates))] if rate_factors else []),
     )
 
     def update(

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ibert_jax.settings import number_problem
 from ibert_jax.training.tasks import Task, load_task
 
 # These change how a run is carried out, but not the weights it ends with.
-_FREE = ("output", "checkpoint_every", "keep_checkpoints", "log_every")
+_FREE = ("output", "checkpoint_every", "keep_checkpoints", "log_every", "tensorboard")
 _EVALUATION = ("dev_file", "max_dev_examples")
 
 
@@ -44,19 +47,33 @@ class TrainOptions:
       warmup, qat_warmup: the share of a stage's steps in which the rate rises linearly; in the
         others it falls linearly to 0.
       batch_size: examples a step.
+      accumulate: equal parts of a batch, computed one after the other to save memory; the step
+        stays one step on the gradient of the whole batch.
+      bfloat16: the float stages round the operands of matmuls to bfloat16 on GPUs and TPUs;
+        sums, activations, weights and the optimizer's state stay float32.
+      devices: how many local devices share each batch. None: as many as can have equal shares.
       max_length: tokens at which an example is cut; questions have windows of so many. None:
         the task's.
       length_buckets: how many different lengths are compiled, at most.
       weight_decay: AdamW's; not applied to biases and LayerNorm.
       clip_norm: gradients with a larger global norm are scaled down to it.
+      rate_factors: pattern of parameters' names -> factor of their learning rate, such as
+        {"classifier.*": 10, "embeddings.*": 0}. Names are without the backbone's `ibert.`; `*`
+        matches dots too; where several match, the last counts.
       dropout, attention_dropout: override the model's configuration.
-      scheme: the quantization scheme, "channel" or "reference". None: that of the model.
+      scheme, weight_bits, activation_bits, momentum: override those settings of the model's
+        `QuantConfig`; momentum -1 is the running minimum and maximum.
+      bit_overrides: more `overrides` of the `QuantConfig`, pattern of leaves -> settings.
+      force_dequant: nonlinear functions left in float once quantized, as of `IBertConfig`.
       calibration_sentences: how many training examples fill the activation ranges.
+      freeze_ranges_after: steps of the quantization-aware stage after which its ranges stay as
+        they are. None: they follow the activations to its end.
       seed: of the order of the data, of dropout and of a new head.
       max_steps: ends each stage after so many steps (its schedule too); for trying things out.
       checkpoint_every: steps between checkpoints.
       keep_checkpoints: how many of the latest are kept.
       log_every: steps between lines of the metrics file.
+      tensorboard: write the metrics for TensorBoard, too, to `tensorboard/` of the run.
     """
 
     model: str
@@ -78,19 +95,30 @@ class TrainOptions:
     warmup: float = 0.1
     qat_warmup: float = 0.0
     batch_size: int = 32
+    accumulate: int = 1
+    bfloat16: bool = False
+    devices: int | None = None
     max_length: int | None = None
     length_buckets: int = 8
     weight_decay: float = 0.01
     clip_norm: float = 1.0
+    rate_factors: Any = ()
     dropout: float | None = None
     attention_dropout: float | None = None
     scheme: str | None = None
+    weight_bits: int | None = None
+    activation_bits: int | None = None
+    momentum: float | None = None
+    bit_overrides: Any = ()
+    force_dequant: str | None = None
     calibration_sentences: int = 512
+    freeze_ranges_after: int | None = None
     seed: int = 0
     max_steps: int | None = None
     checkpoint_every: int = 500
     keep_checkpoints: int = 2
     log_every: int = 20
+    tensorboard: bool = False
 
     def __post_init__(self) -> None:
         if isinstance(self.train_files, str):
@@ -101,6 +129,10 @@ class TrainOptions:
         object.__setattr__(self, "train_files", tuple(map(str, self.train_files)))
         if self.labels is not None:
             object.__setattr__(self, "labels", tuple(map(str, self.labels)))
+        for name in ("rate_factors", "bit_overrides"):
+            given = getattr(self, name)
+            pairs = given.items() if isinstance(given, Mapping) else given
+            object.__setattr__(self, name, tuple((str(key), value) for key, value in pairs))
         object.__setattr__(self, "task", self._settled_task())
         problems = list(self._problems())
         if problems:
@@ -137,6 +169,17 @@ class TrainOptions:
             value = getattr(self, name)
             if value is not None and not 0 <= value < 1:
                 yield f"{name} must be at least 0 and less than 1, got {value!r}"
+        for pattern, factor in self.rate_factors:
+            problem = number_problem(f"rate_factors of {pattern!r}", factor, 0, math.inf, float)
+            if problem is not None:
+                yield problem
+        shares = self.accumulate, self.devices or 1
+        numbers = all(map(_is_integer, (*shares, self.batch_size))) and min(shares) > 0
+        if numbers and self.batch_size % math.prod(shares):
+            yield (
+                f"batch_size must be a multiple of accumulate times devices, {math.prod(shares)}, "
+                f"got {self.batch_size}"
+            )
         if self.float_epochs == 0 == self.qat_epochs:
             yield "float_epochs and qat_epochs must not both be 0"
 
@@ -150,6 +193,8 @@ class TrainOptions:
         Paths are compared as they were given, the output directory not at all.
         """
         mine = self.to_dict()
+        # What an earlier version did not know had the value that is its default now.
+        earlier = _defaults() | earlier
         # What is evaluated on matters where it chooses.
         free = _FREE if self.select_best else (*_FREE, *_EVALUATION)
         return [
@@ -173,6 +218,9 @@ _LEAST = {
     "float_epochs": 0,
     "qat_epochs": 0,
     "batch_size": 1,
+    "accumulate": 1,
+    "devices": 1,
+    "freeze_ranges_after": 0,
     "max_length": 3,
     "max_train_examples": 1,
     "max_dev_examples": 1,
@@ -184,6 +232,13 @@ _LEAST = {
     "keep_checkpoints": 1,
     "log_every": 1,
 }
+
+
+def _defaults() -> dict[str, Any]:
+    """Of the options that have one, as JSON would hold it."""
+    found = {field.name: field.default for field in dataclasses.fields(TrainOptions)}
+    given = {name: value for name, value in found.items() if value is not dataclasses.MISSING}
+    return json.loads(json.dumps(given))
 
 
 def _is_integer(value: Any) -> bool:

@@ -9,13 +9,18 @@ from typing import Any
 import numpy as np
 from flax import nnx
 
+from ibert_jax.checkpoints import locate
+from ibert_jax.checkpoints.files import CONFIG_FILE
+from ibert_jax.config import IBertConfig
 from ibert_jax.tokenizer import Tokenizer
 from ibert_jax.training.batches import Batcher, bucket_lengths
 from ibert_jax.training.examples import load_examples, read_examples, read_tags
 from ibert_jax.training.features import TokenizedExamples, tokenize
 from ibert_jax.training.kinds import kind_of
 from ibert_jax.training.masking import masking_of
+from ibert_jax.training.optimizer import check_rate_factors
 from ibert_jax.training.options import TrainOptions
+from ibert_jax.training.state import take_apart
 from ibert_jax.training.tasks import Task
 
 TASK = "task"
@@ -34,7 +39,8 @@ def load_model(options: TrainOptions) -> Any:
         "hidden_dropout_prob": options.dropout,
         "attention_probs_dropout_prob": options.attention_dropout,
         "id2label": None if labels is None else dict(enumerate(labels)),
-        "quantization": None if options.scheme is None else {"scheme": options.scheme},
+        "quantization": _quantization(options),
+        "force_dequant": options.force_dequant,
         **kind.settings,
     }
     model = kind.head.from_pretrained(
@@ -44,6 +50,26 @@ def load_model(options: TrainOptions) -> Any:
     )
     note_task(model, task)
     return model
+
+
+def _quantization(options: TrainOptions) -> dict[str, Any] | None:
+    """The model's `QuantConfig`, as a table, with what the options change of it."""
+    names = ("scheme", "weight_bits", "activation_bits", "momentum")
+    changes = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
+    if not changes and not options.bit_overrides:
+        return None
+    file = locate(options.model) / CONFIG_FILE
+    before = IBertConfig.from_json_file(file).quantization
+    overrides = (*before.overrides, *options.bit_overrides)
+    return before.replace(**changes, overrides=overrides).to_dict()
+
+
+def check_fit(options: TrainOptions, model: Any) -> None:
+    """Refuse patterns of the options that mean nothing in the model, before hours of training."""
+    check_rate_factors(take_apart(model, copy=False)[0], options.rate_factors)
+    if options.qat_epochs:
+        model.quantize(True)  # complains of widths without effect
+        model.quantize(False)
 
 
 def note_task(model: Any, task: Task) -> None:

@@ -14,7 +14,7 @@ class RunDirectory:
     """The files of one run.
 
     Attributes:
-      path: the directory, made if needed. metrics, checkpoints: places in it.
+      path: the directory, made if needed. metrics, checkpoints, tensorboard: places in it.
 
     Raises:
       NotADirectoryError: the path is a file.
@@ -25,6 +25,7 @@ class RunDirectory:
         self.path = Path(options.output)
         self.metrics = self.path / "metrics.jsonl"
         self.checkpoints = self.path / "checkpoints"
+        self.tensorboard = self.path / "tensorboard"
         self._options, self._summary = self.path / "options.json", self.path / "summary.json"
         if self.path.exists() and not self.path.is_dir():
             raise NotADirectoryError(f"expected a folder for the run, {self.path} is a file")

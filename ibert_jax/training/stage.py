@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TextIO
@@ -13,17 +14,23 @@ import numpy as np
 import optax
 
 from ibert_jax.layers.leaf import set_life
+from ibert_jax.quantize import set_observers
 from ibert_jax.training.batches import Batch, Batcher
-from ibert_jax.training.evaluation import Predict, measured
+from ibert_jax.training.evaluation import Predict, answers_of, measured
 from ibert_jax.training.kinds import kind_of
 from ibert_jax.training.metrics import MetricsLog
 from ibert_jax.training.optimizer import make_optimizer, warmup_linear_decay
 from ibert_jax.training.options import TrainOptions
 from ibert_jax.training.progress import Progress
+from ibert_jax.training.sharding import Sharing
 from ibert_jax.training.state import Arrays, Skeleton, TrainState
-from ibert_jax.training.step import dropout_key, initial_state, make_train_step
+from ibert_jax.training.step import TrainStep, dropout_key, initial_state, make_train_step
 
 STAGE_NAMES = ("float", "qat", "float_continued")
+
+
+class DivergedError(ValueError):
+    """The loss is not finite any more."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +72,10 @@ def plan_stages(options: TrainOptions, steps_per_epoch: int) -> list[Stage]:
         steps = int(min(epochs * steps_per_epoch, options.max_steps or math.inf))
         schedule = warmup_linear_decay(peak, steps, round(warmup * steps))
         optimizer = make_optimizer(
-            schedule, weight_decay=options.weight_decay, clip_norm=options.clip_norm
+            schedule,
+            weight_decay=options.weight_decay,
+            clip_norm=options.clip_norm,
+            rate_factors=options.rate_factors,
         )
         stages.append(Stage(number, steps, steps_per_epoch, schedule, optimizer))
     if options.qat_epochs == 0:
@@ -90,6 +100,7 @@ def run_stage(
     judge: Judge | None,
     log: MetricsLog,
     stream: TextIO,
+    sharing: Sharing | None = None,
 ) -> None:
     """Train the model in place; it is left in evaluation.
 
@@ -100,19 +111,36 @@ def run_stage(
       judge: is told how good every epoch was, the last one too. None: the last one is not
         evaluated here.
       log: receives a line every `options.log_every` steps, and the dev measures of every epoch.
+      sharing: the devices that share each batch; None, the default one alone.
 
     Raises:
-      ValueError: the loss is not finite.
+      DivergedError: the loss is not finite.
     """
     task, names = options.task, model.config.id2label
     model.train()
     if not stage.quantized:
         set_life(model, observing=False)  # the ranges of the float life are calibration's matter
     skeleton = Skeleton(model)
-    key = dropout_key(options.seed, stage.stream)
-    train_step = make_train_step(model, stage.optimizer, key, kind_of(task).loss)
     state = initial_state(model, stage.optimizer) if resumed is None else resumed
+    if sharing is not None:
+        state = sharing.replicate(state)
     step = int(state.step)
+    freeze_at = options.freeze_ranges_after if stage.quantized else None
+    if freeze_at is not None and step > freeze_at:
+        set_observers(model, "frozen")
+
+    def make_step() -> TrainStep:
+        return make_train_step(
+            model,
+            stage.optimizer,
+            dropout_key(options.seed, stage.stream),
+            kind_of(task).loss,
+            parts=options.accumulate,
+            bfloat16=options.bfloat16 and not stage.quantized,
+            sharing=sharing,
+        )
+
+    train_step = make_step()
     progress = Progress(stage.name, total=stage.steps, done=step, stream=stream)
     meter = _Meter(stage, options, log, progress)
 
@@ -120,7 +148,7 @@ def run_stage(
         if dev is None or (step == stage.steps and judge is None):
             return
         arrays = state.params, state.others
-        found = measured(lambda b: predict(*arrays, b.inputs, b.targets), dev, task, names)
+        found = measured(answers_of(predict, arrays, sharing), dev, task, names)
         told = {f"dev_{name}": value for name, value in found.measures.items()}
         log.write(stage=stage.name, step=step, **told)
         score = f"{' and '.join(task.metric)} {found.primary:.4f}"
@@ -132,6 +160,9 @@ def run_stage(
     while step < stage.steps:
         epoch, first = divmod(step, stage.steps_per_epoch)
         for batch in train.epoch((options.seed, stage.stream, epoch), first):
+            if step == freeze_at:
+                set_observers(model, "frozen")
+                train_step = make_step()
             state, loss = train_step(state, batch)
             step += 1
             meter.add(step, loss, batch)
@@ -139,7 +170,8 @@ def run_stage(
             if step % stage.steps_per_epoch == 0 or step == stage.steps:
                 look_at_dev(epoch)
             if step % options.checkpoint_every == 0 or step == stage.steps:
-                meter.check(step)
+                # Told up to here: who continues from here then tells the same.
+                meter.tell(step)
                 save(state)
                 meter.pause()
             if step == stage.steps:
@@ -150,7 +182,7 @@ def run_stage(
 
 
 class _Meter:
-    """Means over the last `log_every` steps, told to the log and the progress."""
+    """Means since it was last told, every `log_every` steps and at checkpoints."""
 
     def __init__(
         self, stage: Stage, options: TrainOptions, log: MetricsLog, progress: Progress
@@ -158,7 +190,7 @@ class _Meter:
         self._stage, self._every = stage, options.log_every
         self._log, self._progress = log, progress
         self._losses: list[jax.Array] = []
-        self._sentences = self._tokens = 0
+        self._sentences = self._tokens = self._data = 0
         self._since = time.monotonic()
 
     def add(self, step: int, loss: jax.Array, batch: Batch) -> None:
@@ -171,26 +203,30 @@ class _Meter:
         self._losses.append(loss)
         self._sentences += batch.sentences
         self._tokens += batch.tokens
+        self._data = zlib.crc32(batch.inputs["input_ids"].tobytes(), self._data)
         self._progress.advance()
         if step % self._every == 0 or step == self._stage.steps:
-            self._tell(step)
+            self.tell(step)
 
     def pause(self) -> None:
         """Do not count the time since the last step: it went elsewhere."""
         self._since = time.monotonic()
 
-    def check(self, step: int) -> float:
-        """The mean loss since it was last told; raises ValueError where it is not finite."""
-        loss = float(np.mean([float(one) for one in self._losses])) if self._losses else 0.0
+    def tell(self, step: int) -> None:
+        """Log the mean loss and the speed up to a step, unless just done.
+
+        `data` is a checksum of the token ids since: runs that saw the same data show the same.
+
+        Raises DivergedError where the loss is not finite.
+        """
+        if not self._losses:
+            return
+        loss = float(np.mean([float(one) for one in self._losses]))
         if not math.isfinite(loss):
-            raise ValueError(
+            raise DivergedError(
                 f"expected a finite loss, got {loss} up to step {step} of the {self._stage.name} "
                 "stage; lower its learning rate"
             )
-        return loss
-
-    def _tell(self, step: int) -> None:
-        loss = self.check(step)
         now = time.monotonic()
         seconds = max(now - self._since, 1e-9)
         rate = float(np.asarray(self._stage.schedule(step - 1)))
@@ -202,6 +238,8 @@ class _Meter:
             learning_rate=rate,
             sentences_per_second=round(speed, 1),
             tokens_per_second=round(self._tokens / seconds, 1),
+            data=f"{self._data:08x}",
         )
         self._progress.show(loss=loss, rate=rate, speed=speed)
-        self._losses, self._sentences, self._tokens, self._since = [], 0, 0, now
+        self._losses, self._sentences, self._tokens, self._data = [], 0, 0, 0
+        self._since = now

@@ -6,6 +6,7 @@ import io
 import json
 import os
 import signal
+import struct
 import subprocess
 import sys
 import time
@@ -27,6 +28,7 @@ from ibert_jax.training import (
     read_examples,
     task_of,
 )
+from ibert_jax.training.prepare import load_model
 
 _SCRIPT = """
 import json, sys
@@ -54,8 +56,12 @@ def make_options(model_directory: Path, train_file: Path, dev_file: Path) -> Mak
             "qat_learning_rate": 1e-3,
             "batch_size": 16,
             "length_buckets": 1,
-            "checkpoint_every": 20,
+            # Not a multiple of log_every: a checkpoint's step is told of, too.
+            "checkpoint_every": 18,
             "log_every": 5,
+            "bfloat16": True,
+            "rate_factors": {"classifier.*": 2},
+            "freeze_ranges_after": 0,
         }
         return TrainOptions(**{**values, **changes})
 
@@ -124,7 +130,7 @@ def test_the_run_learns_and_leaves_its_record(finished: Path) -> None:
     assert accuracy["float_continued"] >= 0.9
     lines = [json.loads(line) for line in (finished / "metrics.jsonl").read_text().splitlines()]
     steps = [line for line in lines if "loss" in line]
-    assert [line["step"] for line in steps if line["stage"] == "float"][:3] == [5, 10, 15]
+    assert [line["step"] for line in steps if line["stage"] == "float"][:5] == [5, 10, 15, 18, 20]
     assert steps[0]["loss"] > 0.4 > steps[-1]["loss"]
     assert all(line["learning_rate"] > 0 < line["sentences_per_second"] for line in steps)
     assert sum("dev_accuracy" in line for line in lines) == 5  # 3 in float, 1 in each of the others
@@ -150,12 +156,17 @@ def test_the_saved_models_score_as_told(stage: str, finished: Path, dev_file: Pa
     assert evaluate(model, data, task).measures["correct"] == told["correct"]
 
 
-def test_ranges_follow_training(finished: Path) -> None:
+def test_ranges_stay_where_asked_for(finished: Path) -> None:
+    """`freeze_ranges_after` is 0 here; that they move otherwise is for test_step to show."""
     for name in ("float", "float_continued"):
         assert not read_checkpoint(finished / name, "sequence_classification").ranges
-    ranges = read_checkpoint(finished / "qat", "sequence_classification").ranges
-    assert ranges
-    assert all(np.isfinite(value).all() for value in ranges.values())
+    before, after = (
+        read_checkpoint(finished / name, "sequence_classification").ranges
+        for name in ("calibrated", "qat")
+    )
+    assert before.keys() == after.keys()
+    for name, value in before.items():
+        np.testing.assert_array_equal(value, after[name], err_msg=name)
 
 
 def test_a_finished_run_is_not_repeated(finished: Path, make_options: MakeOptions) -> None:
@@ -167,39 +178,95 @@ def test_a_finished_run_is_not_repeated(finished: Path, make_options: MakeOption
     assert before == {path: path.stat().st_mtime_ns for path in (finished / "qat").iterdir()}
 
 
-def has_reached(output: Path, stage: str, step: int) -> Callable[[], bool]:
-    """Whether the metrics of a run tell of a step."""
+def has_saved(output: Path, number: int) -> Callable[[], bool]:
+    """Whether a run has so many checkpoints behind it."""
 
     def condition() -> bool:
-        file = output / "metrics.jsonl"
-        text = file.read_text() if file.exists() else ""
-        lines = [json.loads(line) for line in text.splitlines(keepends=True) if line[-1] == "\n"]
-        return any(line["stage"] == stage and line["step"] >= step for line in lines)
+        folder = output / "checkpoints"
+        names = [path.name for path in folder.iterdir()] if folder.exists() else []
+        return any(name.isdigit() and int(name) >= number for name in names)
 
     return condition
+
+
+def told(output: Path) -> list[dict[str, Any]]:
+    """The metrics but for the clock."""
+    lines = [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
+    clock = ("time", "sentences_per_second", "tokens_per_second")
+    return [{k: v for k, v in line.items() if k not in clock} for line in lines]
+
+
+def count_scalars(directory: Path) -> int:
+    """How many scalars TensorBoard would find; none of them may be there twice."""
+    event_pb2: Any = pytest.importorskip("tensorboardX.proto.event_pb2")
+    (file,) = directory.iterdir()
+    content, found, place = file.read_bytes(), [], 0
+    while place < len(content):  # records of: length, checksum, event, checksum
+        (length,) = struct.unpack_from("<Q", content, place)
+        event = event_pb2.Event.FromString(content[place + 12 : place + 12 + length])
+        found += [(value.tag, event.step) for value in event.summary.value]
+        place += 16 + length
+    assert len(set(found)) == len(found)
+    return len(found)
 
 
 def test_killed_in_every_stage_it_ends_the_same(
     finished: Path, make_options: MakeOptions, cache: Path, tmp_path: Path
 ) -> None:
     output = tmp_path / "killed"
-    options = make_options(output)
-    Process(options, cache).kill_when(has_reached(output, "float", 45))
+    options = make_options(output, tensorboard=True)
+    # 6 checkpoints in float, 3 in each of the other stages.
+    Process(options, cache).kill_when(has_saved(output, 2))
     assert not (output / "float").exists()
-    said = Process(options, cache).kill_when(has_reached(output, "qat", 25))
+    said = Process(options, cache).kill_when(has_saved(output, 7))
     assert "continuing the float stage after step" in said
     assert not (output / "qat").exists()
-    said = Process(options, cache).kill_when(has_reached(output, "float_continued", 25))
+    said = Process(options, cache).kill_when(has_saved(output, 10))
     assert "continuing the qat stage after step" in said
     said = Process(options, cache).finish()
     assert "continuing the float_continued stage after step" in said
     mine, theirs = (json.loads((d / "summary.json").read_text()) for d in (output, finished))
     assert mine["results"] == theirs["results"]
+    lines, expected_lines = (told(directory) for directory in (output, finished))
+    assert lines == expected_lines
+    measures = [line for line in lines for name in line if name not in ("stage", "step", "data")]
+    # And the speeds, sentences' and tokens'.
+    assert count_scalars(output / "tensorboard") == len(measures) + 2 * sum(
+        "loss" in line for line in lines
+    )
     for stage in ("float", "qat", "float_continued"):
         found, expected = tensors(output / stage), tensors(finished / stage)
         assert found.keys() == expected.keys()
         for name, value in found.items():
             np.testing.assert_array_equal(value, expected[name], err_msg=name, strict=True)
+
+
+def test_bits_as_asked_for(make_options: MakeOptions, tmp_path: Path) -> None:
+    options = make_options(
+        tmp_path / "run",
+        weight_bits=4,
+        bit_overrides={"classifier.*": {"weight_bits": 8}},
+        force_dequant="gelu",
+        momentum=-1,
+    )
+    config = load_model(options).config
+    quantization = config.quantization
+    bits = [quantization.width("weight_bits", path) for path in ("encoder.x", "classifier.dense")]
+    assert bits == [4, 8]
+    assert (quantization.momentum, config.force_dequant) == (-1, "gelu")
+    assert TrainOptions(**options.to_dict()) == options  # JSON has lists, which mean the same
+
+
+def test_patterns_without_effect_are_refused_before_training(
+    make_options: MakeOptions, tmp_path: Path
+) -> None:
+    for changes, said in (
+        ({"rate_factors": {"decoder.*": 2.0}}, r"'decoder\.\*' matches no parameter"),
+        ({"bit_overrides": {"decoder.*": {"weight_bits": 4}}}, r"'decoder\.\*' matches no leaf"),
+    ):
+        options = make_options(tmp_path / next(iter(changes)), **changes)
+        with pytest.raises(ValueError, match=said):
+            finetune(options, stream=io.StringIO())
 
 
 def test_a_loss_that_is_not_finite_ends_the_run(make_options: MakeOptions, tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from flax import nnx
 from ibert_jax.config import IBertConfig
 from ibert_jax.models import IBertForSequenceClassification
 from ibert_jax.training.optimizer import (
+    check_rate_factors,
     clip_by_global_norm,
     decays,
     global_norm,
@@ -81,3 +82,21 @@ def test_weight_decay_moves_weights_only() -> None:
     np.testing.assert_allclose(updates["a.weight"], -0.05 * params["a.weight"], rtol=1e-6)
     assert not np.asarray(updates["a.bias"]).any()
     assert not np.asarray(updates["b.LayerNorm.weight"]).any()
+
+
+def test_rate_factors_scale_updates() -> None:
+    params = make_tree(1.0)
+    factors = (("*", 0.5), ("b.*", 0.0))
+
+    def updates(factors: Any) -> Any:
+        optimizer = make_optimizer(
+            lambda step: 0.5, weight_decay=0.1, clip_norm=1.0, rate_factors=factors
+        )
+        return optimizer.update(make_tree(0.1), optimizer.init(params), params)[0]
+
+    mine, theirs = updates(factors), updates(())
+    np.testing.assert_array_equal(mine["a.weight"], 0.5 * theirs["a.weight"])
+    assert not np.asarray(mine["b.LayerNorm.weight"]).any()
+    check_rate_factors(["ibert.a.weight"], [("a.*", 2.0)])
+    with pytest.raises(ValueError, match=r"'c\.\*' matches no parameter; the first .* 'a.weight'"):
+        check_rate_factors(params, [("a.*", 2.0), ("c.*", 2.0)])

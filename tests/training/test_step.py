@@ -15,7 +15,7 @@ import pytest
 from ibert_jax.layers.leaf import set_life
 from ibert_jax.models import IBertForSequenceClassification
 from ibert_jax.training.batches import Batch
-from ibert_jax.training.kinds import KINDS, weighted_cross_entropy
+from ibert_jax.training.kinds import KINDS, summed_cross_entropy
 from ibert_jax.training.state import Skeleton, TrainState, take_apart
 from ibert_jax.training.step import (
     dropout_key,
@@ -53,13 +53,13 @@ def test_loss_is_the_weighted_mean() -> None:
     logits = jnp.asarray([[1.0, 3.0], [2.0, 0.0], [50.0, -50.0]], jnp.float32)
     labels = jnp.asarray([1, 1, 1], jnp.int32)
     weights = jnp.asarray([1.0, 1.0, 0.0], jnp.float32)
-    expected = (np.log1p(np.exp(-2)) + np.log1p(np.exp(2))) / 2
-    np.testing.assert_allclose(weighted_cross_entropy(logits, labels, weights), expected, rtol=1e-6)
+    both = np.log1p(np.exp(-2)) + np.log1p(np.exp(2))
+    np.testing.assert_allclose(summed_cross_entropy(logits, labels, weights), (both, 2), rtol=1e-6)
     ignored = jnp.asarray([1, -100, 1], jnp.int32)
     np.testing.assert_allclose(
-        weighted_cross_entropy(logits, ignored, weights), np.log1p(np.exp(-2)), rtol=1e-6
+        summed_cross_entropy(logits, ignored, weights), (np.log1p(np.exp(-2)), 1), rtol=1e-6
     )
-    assert weighted_cross_entropy(logits, jnp.full(3, -100, jnp.int32), weights) == 0
+    assert summed_cross_entropy(logits, jnp.full(3, -100, jnp.int32), weights) == (0, 0)
 
 
 def test_filler_changes_nothing(model: IBertForSequenceClassification) -> None:
@@ -105,10 +105,41 @@ def test_one_compilation_a_shape_and_arrays_given_away(
     old = state
     for seed, length in enumerate((8, 12, 8, 12, 8)):
         state, _ = step(state, make_batch(length=length, seed=seed))
-    assert step.compilations() == 2
+    assert step.jitted._cache_size() == 2
     assert int(state.step) == 5
     assert all(array.is_deleted() for array in old.params.values())
     assert model.ibert.embeddings.word_embeddings.weight[...].shape  # the model keeps its own
+
+
+def test_parts_add_up_to_the_whole(model: IBertForSequenceClassification) -> None:
+    """Parts of unequal weight, one of filler alone: the loss and gradient of the whole batch."""
+    model.eval()  # dropout would draw other bits
+    optimizer = optax.sgd(0.1)
+    batch = replace(make_batch(rows=6), weights=np.asarray([1, 1, 0, 1, 0, 0], np.float32))
+    found = {}
+    for parts in (1, 3):
+        step = make_train_step(model, optimizer, dropout_key(0, 0), LOSS, parts=parts)
+        found[parts] = step(initial_state(model, optimizer), batch)
+    np.testing.assert_allclose(found[3][1], found[1][1], rtol=1e-6)
+    for name, value in found[1][0].params.items():
+        np.testing.assert_allclose(found[3][0].params[name], value, rtol=1e-5, atol=1e-7)
+
+
+def test_bfloat16_is_of_every_matmul(model: IBertForSequenceClassification) -> None:
+    """In what is handed to the compiler: CPUs have no such products, and leave it at float32."""
+    optimizer = optax.sgd(0.1)
+    arguments = initial_state(model, optimizer), vars(make_batch()), dropout_key(0, 0)
+
+    def matmuls(bfloat16: bool) -> list[str]:
+        step: Any = make_train_step(model, optimizer, dropout_key(0, 0), LOSS, bfloat16=bfloat16)
+        text = step.jitted.lower(*arguments).as_text()
+        return [line for line in text.splitlines() if "stablehlo.dot_general" in line]
+
+    plain, rounded = matmuls(False), matmuls(True)
+    assert len(plain) == len(rounded) > 20
+    assert not any("bf16" in line for line in plain)
+    asked = "lhs_precision_type = bf16, rhs_precision_type = bf16, accumulation_type = f32"
+    assert all(asked in line for line in rounded)
 
 
 def test_ranges_move_where_observed(model: IBertForSequenceClassification) -> None:
