@@ -1,4 +1,4 @@
-"""Sweeps: which runs they are, what is made of their results. The runs themselves are finetune's."""
+"""Sweeps: which runs they are, and what is made of their results; finetune is tested elsewhere."""
 
 from __future__ import annotations
 
@@ -47,10 +47,10 @@ def test_a_sweep(
     folders = [Path(run.output) for run in started]
     assert folders[0] == tmp_path / "rate-1e-05-qat-5e-06-seed-0"
     assert len(set(folders)) == 4
-    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
-    assert lines[1] == ["1e-05", "5e-06", "2", *"60.00 ± 14.14 61.00 ± 14.14".split()]
-    assert lines[2] == ["0.001", "5e-06", "1", *"90.00 ± 0.00 91.00 ± 0.00".split()]
-    assert lines[-1][:2] == ["without", "rate-0.001-qat-5e-06-seed-1,"]
+    lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+    assert lines[1] == "1e-05 5e-06 2 60.00 ± 14.14 61.00 ± 14.14"
+    assert lines[2] == "0.001 5e-06 1 90.00 ± 0.00 91.00 ± 0.00"
+    assert lines[-1] == "without rate-0.001-qat-5e-06-seed-1, which diverged"
     written = json.loads((tmp_path / "sweep.json").read_text())
     assert written["rates"][0]["stages"]["float"]["mean"] == pytest.approx(0.6)
     assert ["error" in run for run in written["runs"]] == [False, False, False, True]
