@@ -210,7 +210,13 @@ def _shape(program: Any, batch_size: int, sequence_length: int) -> tuple[int, ..
 
 
 def _overflow(program: Any) -> OverflowReport:
-    """One row of the longest length speaks for all: rows do not mix, and a mask shortens them."""
+    """One row of the longest length speaks for all: rows do not mix, and a mask shortens them.
+
+    Fused kernels compute what the leaves compute, on parts of the same arrays; of those the ranges
+    are analysed.
+    """
+    if hasattr(program, "with_kernels"):
+        program = program.with_kernels("xla")
     length = program.config.max_sequence_length
     shape = _shape(program, 1, length)
     ids = Bounded(shape, np.int32, 0, program.config.vocab_size - 1)

@@ -137,13 +137,15 @@ ALLOWED: dict[str, frozenset[str]] = {
     HLO: frozenset(_HLO.split()),
 }
 
-# Custom calls that only mark a layout or a sharding, and fusions that a backend runs by a kernel of
-# its own but whose computation stands in the HLO, where every instruction of it is checked.
+# Custom calls that only mark a layout or a sharding, and kernels whose computation stands where
+# every operation of it is checked: a backend's own fusions in the HLO, Pallas kernels in the jaxpr
+# (a kernel from anywhere else would be an operation there that is not on the jaxpr's list).
 TRANSPARENT = frozenset(
     ["LayoutConstraint", "Sharding", "SPMDFullToShardShape", "SPMDShardToFullShape",
      "annotate_device_placement", "xla.sdy.FuncResultSharding", "xla.sdy.GlobalToLocalShape",
      "xla.sdy.LocalToGlobalShape",
      "__ynn_fusion", "__xnn_fusion", "__onednn_fusion",
+     "__gpu$xla.gpu.triton", "triton_kernel_call_ffi",  # Pallas
      "__triton", "__triton_gemm", "__triton_nested_gemm_fusion", "__dynamic_memcpy",
      # cuBLAS has no integer product with anything but integer arithmetic; operands are typed.
      "__cublas$gemm", "__cublas$lt$matmul"]
