@@ -23,6 +23,7 @@ layer take 0.06 ms at the 16 T/s of an H200's multiprocessors.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -33,6 +34,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton
 
 from ibert_jax.integer.dyadic import Multiplier
+from ibert_jax.integer.pallas_constants import pack_constants, pad_to, power_of_two, type_of
 from ibert_jax.integer.pallas_linear import Epilogue
 from ibert_jax.integer.softmax import (
     MASKED,
@@ -89,7 +91,7 @@ def fused_attention(
         multiplier: scalars, narrow: from the scores' scale to ln2 / 2^11.
         epilogue: works element by element on int32 [R, C], the context in 2^-21 of a value's
             step; see ``pallas_linear``.
-        constants: a pytree of integer arrays, scalars or one value a channel [H * D].
+        constants: a pytree of int32 arrays, scalars or one value a channel [H * D].
         heads: H.
         kept_heads: bool [H], True for a head that counts; None, all do.
         published: whether the softmax is the published one (``softmax_reference``).
@@ -102,44 +104,25 @@ def fused_attention(
     """
     batch, length, channels = query.shape
     width = channels // heads
-    # Triton's arrays have sizes that are powers of two; zeros in a dot product change nothing.
-    depth = max(16, 1 << (width - 1).bit_length())
-    slice_size = min(tiles.keys, max(16, 1 << (length - 1).bit_length()))
+    depth = power_of_two(width)  # zeros in a dot product change nothing
+    slice_size = min(tiles.keys, power_of_two(length))
     rows = min(tiles.queries, slice_size)
     padded = -(-length // slice_size) * slice_size
 
     def split(x: jax.Array) -> jax.Array:
-        apart = x.reshape(batch, length, heads, width)
-        return _padded(apart, (batch, padded, heads, depth))
+        return pad_to(x.reshape(batch, length, heads, width), (batch, padded, heads, depth))
 
-    def per_channel(leaf: jax.Array) -> jax.Array:
-        if leaf.ndim == 0:
-            return leaf.reshape(1)
-        return _padded(leaf.reshape(heads, width), (heads, depth))
-
-    leaves, structure = jax.tree.flatten((multiplier, constants))
-    scalar = [leaf.ndim == 0 for leaf in leaves]
+    vectors, scalars, unpack = pack_constants((multiplier, constants), channels)
+    of_heads = vectors.reshape(-1, heads, width)
     if kept_heads is None:
         kept_heads = jnp.ones((heads,), jnp.int32)
-
-    def finish(context: jax.Array, rest: Any) -> jax.Array:
-        return epilogue(context, rest)
-
-    result = jax.eval_shape(
-        finish,
-        jax.ShapeDtypeStruct((rows, depth), jnp.int32),
-        jax.tree.map(
-            lambda leaf: jax.ShapeDtypeStruct(leaf.shape and (depth,), leaf.dtype), constants
-        ),
-    )
     tile = pl.BlockSpec((None, rows, None, depth), lambda i, h, b: (b, i, h, 0))
     row = pl.BlockSpec((None, padded, None, depth), lambda i, h, b: (b, 0, h, 0))
     found = pl.pallas_call(
         partial(
             _kernel,
-            structure=structure,
-            scalar=scalar,
             epilogue=epilogue,
+            unpack=unpack,
             published=published,
             slice_size=slice_size,
         ),
@@ -150,15 +133,13 @@ def fused_attention(
             row,
             pl.BlockSpec((None, padded), lambda i, h, b: (b, 0)),
             pl.BlockSpec((1,), lambda i, h, b: (h,)),
-            *(
-                pl.BlockSpec((1,), lambda i, h, b: (0,))
-                if alone
-                else pl.BlockSpec((None, depth), lambda i, h, b: (h, 0))
-                for alone in scalar
-            ),
+            pl.BlockSpec((len(vectors), None, depth), lambda i, h, b: (0, h, 0)),
+            pl.BlockSpec(scalars.shape, lambda i, h, b: (0,)),
         ],
         out_specs=tile,
-        out_shape=jax.ShapeDtypeStruct((batch, padded, heads, depth), result.dtype),
+        out_shape=jax.ShapeDtypeStruct(
+            (batch, padded, heads, depth), type_of(epilogue, (rows, depth), constants)
+        ),
         compiler_params=triton.CompilerParams(num_warps=tiles.warps, num_stages=tiles.stages),
         interpret=interpret,
         name="fused_attention",
@@ -166,9 +147,10 @@ def fused_attention(
         split(query),
         split(key),
         split(value),
-        _padded(mask.astype(jnp.int32), (batch, padded)),
+        pad_to(mask.astype(jnp.int32), (batch, padded)),
         kept_heads.astype(jnp.int32),
-        *map(per_channel, leaves),
+        pad_to(of_heads, (*of_heads.shape[:2], depth)),
+        scalars,
     )
     return found[:, :length, :, :width].reshape(batch, length, channels)
 
@@ -179,18 +161,16 @@ def _kernel(
     v: Any,
     mask: Any,
     kept_head: Any,
-    *refs: Any,
-    structure: Any,
-    scalar: list[bool],
+    vectors: Any,
+    scalars: Any,
+    out: Any,
+    *,
     epilogue: Epilogue,
+    unpack: Callable[[Any, Any], Any],
     published: bool,
     slice_size: int,
 ) -> None:
-    *constant_refs, out = refs
-    loaded = [
-        ref[0] if alone else ref[...] for ref, alone in zip(constant_refs, scalar, strict=True)
-    ]
-    multiplier, constants = jax.tree.unflatten(structure, loaded)
+    multiplier, constants = unpack(vectors, scalars)
     queries = q[...]
     count = k.shape[0] // slice_size
 
@@ -253,9 +233,3 @@ def _reciprocal(n: jax.Array) -> tuple[jax.Array, jax.Array]:
     """
     shift = lax.clz(n)
     return shift, reciprocal_of((n << (shift - 1)) >> 15)
-
-
-def _padded(x: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-    """``x`` with zeros at the end of each axis, up to ``shape``."""
-    room = [(0, size - old) for size, old in zip(shape, x.shape, strict=True)]
-    return jnp.pad(x, room) if any(end for _, end in room) else x

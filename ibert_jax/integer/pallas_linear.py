@@ -38,6 +38,8 @@ from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton
 
+from ibert_jax.integer.pallas_constants import pack_constants, pad_to, power_of_two, type_of
+
 Epilogue = Callable[..., jax.Array]
 
 
@@ -62,9 +64,9 @@ class Tiles:
         """Smaller ones for an operand that would fill only part of a tile."""
         return dataclasses.replace(
             self,
-            rows=min(self.rows, _power_of_two(rows)),
-            columns=min(self.columns, _power_of_two(columns)),
-            depth=min(self.depth, _power_of_two(depth)),
+            rows=min(self.rows, power_of_two(rows)),
+            columns=min(self.columns, power_of_two(columns)),
+            depth=min(self.depth, power_of_two(depth)),
         )
 
 
@@ -89,8 +91,8 @@ def fused_linear(
         bias: int32 [N], |bias| <= 2^30.
         epilogue: works element by element on int32 [R, C] accumulators and on tiles [R, C] of
             the operands, and returns an array [R, C]; it may be shown any tile, in any order.
-        constants: a pytree of integer arrays, scalars or one value a column [N]; the epilogue
-            gets it with the columns of its tile.
+        constants: a pytree of int32 arrays, scalars or one value a column [N]; the epilogue gets
+            it with the columns of its tile.
         operands: integer arrays [..., N].
         tiles: how the work is cut; the results do not depend on it.
         interpret: run by Pallas' interpreter, on any platform.
@@ -101,69 +103,56 @@ def fused_linear(
     lead, depth, columns = q.shape[:-1], q.shape[-1], weight.shape[0]
     rows = math.prod(lead)
     tiles = tiles.for_shape(rows, columns, depth)
-    leaves, structure = jax.tree.flatten((bias, constants))
-    scalar = [leaf.ndim == 0 for leaf in leaves]
-    # Zeros up to whole tiles: they add nothing to a sum, and results that they make are cut off.
-    x = _padded(q.reshape(rows, depth), (tiles.rows, tiles.depth))
-    w = _padded(weight, (tiles.columns, tiles.depth))
-    values = [
-        _padded(leaf.reshape(-1), (1 if leaf.ndim == 0 else tiles.columns,)) for leaf in leaves
-    ]
-    others = [_padded(y.reshape(rows, columns), (tiles.rows, tiles.columns)) for y in operands]
-
-    def apply(accumulators: jax.Array, loaded: list[jax.Array], *parts: jax.Array) -> jax.Array:
-        offset, rest = jax.tree.unflatten(structure, loaded)
-        return epilogue(accumulators + offset.reshape(1, -1), rest, *parts)
-
+    height, width, along = (
+        -(-size // step) * step
+        for size, step in (
+            (rows, tiles.rows), (columns, tiles.columns), (depth, tiles.depth)
+        )
+    )  # fmt: skip
     tile = (tiles.rows, tiles.columns)
-    result = jax.eval_shape(
-        apply,
-        jax.ShapeDtypeStruct(tile, jnp.int32),
-        [_tile_of(value, alone, tiles) for value, alone in zip(values, scalar, strict=True)],
-        *(jax.ShapeDtypeStruct(tile, y.dtype) for y in others),
-    )
-
-    def of_rows(column: Any, row: Any) -> tuple[Any, int]:
-        return row, 0
-
-    def of_columns(column: Any, row: Any) -> tuple[Any, int]:
-        return column, 0
-
-    def of_column(column: Any, row: Any) -> tuple[Any]:
-        return (column,)
-
-    def of_tile(column: Any, row: Any) -> tuple[Any, Any]:
-        return row, column
-
-    def first(column: Any, row: Any) -> tuple[int]:
-        return (0,)
-
+    vectors, scalars, unpack = pack_constants((bias, constants), columns)
+    others = [y.reshape(rows, columns) for y in operands]
+    tile_spec = pl.BlockSpec(tile, lambda column, row: (row, column))
     found = pl.pallas_call(
-        partial(_kernel, apply=apply, scalar=scalar, slice_size=tiles.depth),
+        partial(_kernel, epilogue=epilogue, unpack=unpack, slice_size=tiles.depth),
         # Neighbours share rows of q: columns run first.
-        grid=(w.shape[0] // tiles.columns, x.shape[0] // tiles.rows),
+        grid=(width // tiles.columns, height // tiles.rows),
         in_specs=[
-            pl.BlockSpec((tiles.rows, x.shape[1]), of_rows),
-            pl.BlockSpec((tiles.columns, w.shape[1]), of_columns),
-            *(
-                pl.BlockSpec((1,), first) if alone else pl.BlockSpec((tiles.columns,), of_column)
-                for alone in scalar
-            ),
-            *(pl.BlockSpec(tile, of_tile) for _ in others),
+            pl.BlockSpec((tiles.rows, along), lambda column, row: (row, 0)),
+            pl.BlockSpec((tiles.columns, along), lambda column, row: (column, 0)),
+            pl.BlockSpec((len(vectors), tiles.columns), lambda column, row: (0, column)),
+            pl.BlockSpec(scalars.shape, lambda column, row: (0,)),
+            *(tile_spec for _ in others),
         ],
-        out_specs=pl.BlockSpec(tile, of_tile),
-        out_shape=jax.ShapeDtypeStruct((x.shape[0], w.shape[0]), result.dtype),
+        out_specs=tile_spec,
+        out_shape=jax.ShapeDtypeStruct(
+            (height, width), type_of(epilogue, tile, constants, *others)
+        ),
         compiler_params=triton.CompilerParams(num_warps=tiles.warps, num_stages=tiles.stages),
         interpret=interpret,
         name="fused_linear",
-    )(x, w, *values, *others)
+    )(
+        # Zeros up to whole tiles: they add nothing to a sum, and what they make is cut off.
+        pad_to(q.reshape(rows, depth), (height, along)),
+        pad_to(weight, (width, along)),
+        pad_to(vectors, (len(vectors), width)),
+        scalars,
+        *(pad_to(y, (height, width)) for y in others),
+    )
     return found[:rows, :columns].reshape(*lead, columns)
 
 
 def _kernel(
-    x: Any, w: Any, *refs: Any, apply: Callable[..., jax.Array], scalar: list[bool], slice_size: int
+    x: Any,
+    w: Any,
+    vectors: Any,
+    scalars: Any,
+    *refs: Any,
+    epilogue: Epilogue,
+    unpack: Callable[[Any, Any], Any],
+    slice_size: int,
 ) -> None:
-    constants, operands, out = refs[: len(scalar)], refs[len(scalar) : -1], refs[-1]
+    *operands, out = refs
 
     def add_slice(index: jax.Array, accumulators: jax.Array) -> jax.Array:
         along = pl.ds(index * slice_size, slice_size)
@@ -174,22 +163,7 @@ def _kernel(
 
     slices = x.shape[1] // slice_size
     accumulators = lax.fori_loop(0, slices, add_slice, jnp.zeros(out.shape, jnp.int32))
-    loaded = [
-        ref[0] if alone else ref[...] for ref, alone in zip(constants, scalar, strict=True)
-    ]  # fmt: skip
-    out[...] = apply(accumulators, loaded, *(ref[...] for ref in operands))
-
-
-def _tile_of(value: jax.Array, alone: bool, tiles: Tiles) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct(() if alone else (tiles.columns,), value.dtype)
-
-
-def _padded(x: jax.Array, multiples: tuple[int, ...]) -> jax.Array:
-    """``x`` with zeros at the end of each axis, up to a multiple."""
-    room = [(0, -size % multiple) for size, multiple in zip(x.shape, multiples, strict=True)]
-    return jnp.pad(x, room) if any(end for _, end in room) else x
-
-
-def _power_of_two(size: int) -> int:
-    """The least power of two from 16 on that holds ``size``."""
-    return max(16, 1 << (size - 1).bit_length())
+    bias, constants = unpack(vectors, scalars)
+    out[...] = epilogue(
+        accumulators + bias.reshape(1, -1), constants, *(ref[...] for ref in operands)
+    )
