@@ -84,7 +84,7 @@ class IBertConfig:
     agree. The default is two labels.
 
     Attributes that are not Hugging Face's:
-      quantization: a :class:`QuantConfig`.
+      quantization: a :class:`QuantConfig`, or a mapping of its settings.
       extra: entries of a config.json that mean nothing here; kept and written back.
 
     Raises:
@@ -121,6 +121,8 @@ class IBertConfig:
 
     def __post_init__(self) -> None:
         self._settle_labels()
+        if isinstance(self.quantization, Mapping):
+            object.__setattr__(self, "quantization", QuantConfig.from_dict(self.quantization))
         object.__setattr__(self, "extra", _FixedDict(self.extra))
         raise_if_any("IBertConfig", self._problems())
 
@@ -153,6 +155,10 @@ class IBertConfig:
             if not isinstance(getattr(self, name), bool):
                 problems.append(f"{name} must be true or false, got {getattr(self, name)!r}")
         problems.append(choice_problem("force_dequant", self.force_dequant, FORCE_DEQUANT))
+        if not isinstance(self.quantization, QuantConfig):
+            problems.append(
+                f"quantization must be a QuantConfig or its settings, got {self.quantization!r}"
+            )
         if self.problem_type is not None:
             problems.append(choice_problem("problem_type", self.problem_type, PROBLEM_TYPES))
         if self.hidden_act != "gelu":

@@ -260,3 +260,12 @@ def test_the_last_override_that_matches_counts():
 def test_bad_quantization_is_named(setting: dict[str, Any], message: str):
     with pytest.raises(ValueError, match=f"QuantConfig: {message}"):
         QuantConfig(**setting)
+
+
+def test_settings_of_the_quantization_may_be_a_mapping() -> None:
+    config = IBertConfig(quantization={"weight_bits": 4})  # type: ignore[arg-type]
+    assert config.quantization == QuantConfig(weight_bits=4)
+    with pytest.raises(ValueError, match="quantization must be a QuantConfig or its settings"):
+        IBertConfig(quantization="int4")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="unknown settings bits"):
+        IBertConfig(quantization={"bits": 4})  # type: ignore[arg-type]
