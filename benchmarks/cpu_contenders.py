@@ -29,18 +29,21 @@ def calibration(rows: int, length: int = 64) -> list[dict[str, np.ndarray]]:
     ]
 
 
-def prepare_weights(folder: Path, layers: int) -> None:
-    """RoBERTa-base of so many layers, random weights, as Hugging Face has it."""
+def prepare_weights(folder: Path, layers: int, **sizes: int) -> None:
+    """RoBERTa-base of so many layers, or of other sizes, random weights, as Hugging Face has it."""
     import torch
     import transformers
 
     torch.manual_seed(0)
     config = transformers.RobertaConfig(
-        vocab_size=VOCABULARY,
-        max_position_embeddings=514,
-        type_vocab_size=1,
-        num_hidden_layers=layers,
-        layer_norm_eps=1e-5,
+        **{
+            "vocab_size": VOCABULARY,
+            "max_position_embeddings": 514,
+            "type_vocab_size": 1,
+            "num_hidden_layers": layers,
+            "layer_norm_eps": 1e-5,
+            **sizes,
+        }
     )
     model = transformers.RobertaModel(config, add_pooling_layer=False)
     model.save_pretrained(folder / "weights")
@@ -69,7 +72,16 @@ def ours(folder: Path) -> Run:
 
 
 def jax_float(folder: Path, dtype: str) -> Run:
-    """A plain encoder, as XLA likes it: one matmul for query, key and value, erf GELU."""
+    encode, weights = jax_encoder(folder, dtype)
+    return lambda ids, mask: np.asarray(
+        encode(weights, ids.astype(np.int32), mask.astype(np.int32))
+    )
+
+
+def jax_encoder(folder: Path, dtype: str) -> tuple[Callable[..., Any], dict[str, Any]]:
+    """A plain encoder, as XLA likes it, with erf GELU: jitted (weights, ids, mask), and weights."""
+    import json
+
     import jax
     import jax.numpy as jnp
     from jax import lax
@@ -79,7 +91,7 @@ def jax_float(folder: Path, dtype: str) -> Run:
     kind = jnp.dtype(dtype)
     t = {name: jnp.asarray(value, kind) for name, value in weights.items()}
     depth = 1 + max(int(name.split(".")[2]) for name in t if name.startswith("encoder.layer."))
-    heads = 12
+    heads = json.loads((folder / "weights" / "config.json").read_text())["num_attention_heads"]
 
     def linear(p: dict[str, Any], name: str, x: Any) -> Any:
         return x @ p[f"{name}.weight"].T + p[f"{name}.bias"]
@@ -114,7 +126,7 @@ def jax_float(folder: Path, dtype: str) -> Run:
             x = norm(p, f"{at}.output.LayerNorm", linear(p, f"{at}.output.dense", inner) + x)
         return x.astype(jnp.float32)
 
-    return lambda ids, mask: np.asarray(encode(t, ids.astype(np.int32), mask.astype(np.int32)))
+    return encode, t
 
 
 # --------------------------------------------------------------------------------------- torch

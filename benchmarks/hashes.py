@@ -73,22 +73,24 @@ def sha256(outputs: Inputs) -> str:
     return digest.hexdigest()
 
 
-def hashes(names: list[str]) -> dict[str, str]:
+def hashes(names: list[str], kernels: str = "xla") -> dict[str, str]:
     """The hash of every model's outputs here."""
+    programs = {name: ib.IntegerModel.load(directory(name)) for name in names}
     return {
-        name: sha256(integers(ib.IntegerModel.load(directory(name)), read_inputs(name)))
-        for name in names
+        name: sha256(integers(program.with_kernels(kernels), read_inputs(name)))
+        for name, program in programs.items()
     }
 
 
-def check(names: list[str]) -> dict[str, Any]:
+def check(names: list[str], kernels: str = "xla") -> dict[str, Any]:
     """The record of this machine: device, versions, and the hash of every model named."""
-    found = hashes(names)
+    found = hashes(names, kernels)
     devices = jax.devices()
     return {
         "device": devices[0].device_kind,
         "platform": devices[0].platform,
         "devices": len(devices),
+        "kernels": kernels,
         "versions": {"ibert_jax": ib.__version__, "jax": jax.__version__, "numpy": np.__version__},
         "python": ".".join(map(str, sys.version_info[:3])),
         "sha256": found,
@@ -100,7 +102,9 @@ def keep(record: dict[str, Any], path: Path) -> None:
     """Add a record to a JSON list, in the place of an earlier one of the same machine."""
 
     def place(entry: dict[str, Any]) -> tuple[Any, ...]:
-        return entry["platform"], entry["device"], entry["devices"], entry["versions"]["jax"]
+        kernels = entry.get("kernels", "xla")  # which older records do not name
+        versions = entry["versions"]
+        return entry["platform"], entry["device"], entry["devices"], versions["jax"], kernels
 
     earlier = json.loads(path.read_text()) if path.exists() else []
     records = [entry for entry in earlier if place(entry) != place(record)] + [record]
@@ -149,16 +153,18 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--models", nargs="+", choices=[*TINY, PACKAGED], default=[*TINY, PACKAGED])
     parser.add_argument("--record", type=Path, help="add the result to this JSON file")
+    parser.add_argument("--kernels", default="xla", help="see IntegerModel.with_kernels")
     parser.add_argument("--create", action="store_true")
     arguments = parser.parse_args()
     if arguments.create:
         create()
-    record = check(arguments.models)
+    record = check(arguments.models, arguments.kernels)
     for name, found in record["sha256"].items():
         print(f"{name:10} {found} {'as committed' if found == expected()[name] else 'DIFFERS'}")
     print(
         f"{'PASS' if record['passed'] else 'FAIL'} on {record['devices']} x {record['device']} "
-        f"({record['platform']}), jax {jax.__version__}, Python {record['python']}"
+        f"({record['platform']}), kernels {record['kernels']}, jax {jax.__version__}, "
+        f"Python {record['python']}"
     )
     if arguments.record is not None:
         keep(record, arguments.record)
