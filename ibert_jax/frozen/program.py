@@ -16,6 +16,7 @@ from ibert_jax.config import IBertConfig
 from ibert_jax.frozen.fused import KERNELS, XLA, fuse_leaves
 from ibert_jax.frozen.network import name_leaves
 from ibert_jax.frozen.states import StateScales
+from ibert_jax.integer.compiled import jit_program
 from ibert_jax.layers.embedding import quantize_rows
 from ibert_jax.models.inputs import as_array
 from ibert_jax.models.pretrained import IBertPreTrainedModel
@@ -239,7 +240,7 @@ class IntegerModel:
         return load(directory)
 
 
-@functools.partial(jax.jit, static_argnames=("output_attentions", "output_hidden_states"))
+@functools.partial(jit_program, static_argnames=("output_attentions", "output_hidden_states"))
 def _run(
     model: IntegerModel,
     inputs: dict[str, jax.Array],

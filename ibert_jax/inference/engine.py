@@ -16,6 +16,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from ibert_jax.inference.buckets import Batch, lengths_up_to, make_batches
 from ibert_jax.inference.tasks import Task
+from ibert_jax.integer.compiled import jit_program
 from ibert_jax.quantize.tensor import QuantizedTensor
 from ibert_jax.tokenizer import Encoding
 
@@ -101,7 +102,7 @@ def _run_model(task: type[Task], graph: Any, state: Any, batch: dict[str, jax.Ar
     return task.select(model(**task.arguments(batch), return_dict=True), batch)
 
 
-@functools.partial(jax.jit, static_argnums=0)
+@functools.partial(jit_program, static_argnums=0)
 def _run_program(task: type[Task], program: Any, batch: dict[str, jax.Array]) -> Any:
     if not task.integers:
         return task.select(program(**task.arguments(batch), return_dict=True), batch)

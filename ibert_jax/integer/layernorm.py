@@ -11,6 +11,7 @@ from jax import lax
 from ibert_jax.integer.barrier import materialize, materialized
 from ibert_jax.integer.dyadic import align, bounded
 from ibert_jax.integer.isqrt import isqrt
+from ibert_jax.integer.rows import row_max, row_sum
 from ibert_jax.integer.wide import leading_one
 
 INPUT_BITS = 20
@@ -56,7 +57,7 @@ def normalize(x: jax.Array, eps_mantissa: jax.Array, eps_exponent: jax.Array) ->
 def _centred(x: jax.Array, eps_exponent: jax.Array) -> tuple[jax.Array, jax.Array]:
     """(x - mean) 2^shift in 15 bits, and each row's shift."""
     channels = x.shape[-1]
-    total = jnp.sum(x, axis=-1, keepdims=True, dtype=jnp.int32)
+    total = row_sum(x)
     mean = materialize(total // channels)
     return lift_row(x - mean, bounded(total % channels, 0, channels - 1), eps_exponent)
 
@@ -76,7 +77,7 @@ def lift_row(
         int32 [..., C], |y| <= 2^15, and the shifts, int32 [..., 1] in [-31, 15]. A lemma
         (proof/lemmas.py): the shift belongs to the row's largest element.
     """
-    length = 32 - lax.clz(jnp.max(jnp.abs(centred), axis=-1, keepdims=True) + 1)
+    length = 32 - lax.clz(row_max(jnp.abs(centred)) + 1)
     # eps must stay below 2^31 in the shifted row: 31 + exponent + 2 shift <= 31.
     shift = jnp.maximum(jnp.minimum(15 - length, jnp.right_shift(-eps_exponent, 1)), -31)
     left, right = jnp.maximum(shift, 0), jnp.maximum(-shift, 0)
@@ -93,7 +94,7 @@ def _inverse_deviation(
     halvings = _halvings(y.shape[-1])
     constants = jnp.asarray(rounding(y.shape[-1]), jnp.int32)
     squares = ((y * y + align(constants, y.ndim)) >> halvings).astype(jnp.uint32)
-    total = jnp.sum(squares, axis=-1, keepdims=True, dtype=jnp.uint32)
+    total = row_sum(squares)
     eps_shift = jnp.clip(halvings - eps_exponent - 2 * shift, 0, 31)
     eps = jnp.right_shift(eps_mantissa, eps_shift)
     top, zeros = leading_one(jnp.maximum(total + eps.astype(jnp.uint32), jnp.uint32(1)))

@@ -25,6 +25,8 @@ from jax.interpreters import batching, mlir
 DotDimensions = tuple[
     tuple[tuple[int, ...], tuple[int, ...]], tuple[tuple[int, ...], tuple[int, ...]]
 ]
+LANES = 16
+"""Equal rows or columns of a matmul that stands for a vector: XLA runs a lone one in int32."""
 ZERO_POINT = 128
 """What is added to an int8 activation so that it travels as uint8."""
 
@@ -66,6 +68,40 @@ def int8_linear(
         return dot_s8(q, weight, dimensions) + bias.reshape(shape)
 
     return lax.platform_dependent(q, weight, bias, shifted_bias, cpu=unsigned, default=signed)
+
+
+def int8_scores(query: jax.Array, key: jax.Array) -> jax.Array:
+    """query . key of every pair of rows: int8 [N, T, D] twice -> int32 [N, T, T]."""
+    dimensions = (((2,), (2,)), ((0,), (0,)))
+
+    def unsigned(query: jax.Array, key: jax.Array) -> jax.Array:
+        zero = jnp.full((query.shape[0], LANES, query.shape[2]), ZERO_POINT, jnp.uint8)
+        surplus = dot_u8_s8(zero, key, dimensions)[:, :1]  # 128 sum_d key, for each key
+        return dot_u8_s8(to_unsigned(query), key, dimensions) - surplus
+
+    def signed(query: jax.Array, key: jax.Array) -> jax.Array:
+        return dot_s8(query, key, dimensions)
+
+    return lax.platform_dependent(query, key, cpu=unsigned, default=signed)
+
+
+def row_sum_u8(x: jax.Array) -> jax.Array:
+    """uint8 [..., N] -> int32 [..., 1].
+
+    On CPU by a matmul with ones: it reads its operand once from memory, while a sum would be
+    fused with, and repeat, what computes the operand.
+    """
+
+    def by_matmul(x: jax.Array) -> jax.Array:
+        folded = x.reshape(-1, *x.shape[-2:])
+        ones = jnp.ones((folded.shape[0], x.shape[-1], LANES), jnp.int8)
+        sums = dot_u8_s8(folded, ones, (((2,), (1,)), ((0,), (0,))))[..., :1]
+        return sums.reshape(*x.shape[:-1], 1)
+
+    def plainly(x: jax.Array) -> jax.Array:
+        return jnp.sum(x, axis=-1, keepdims=True, dtype=jnp.int32)
+
+    return lax.platform_dependent(x, cpu=by_matmul, default=plainly)
 
 
 def shift_bias(weight: jax.Array, bias: jax.Array) -> jax.Array:

@@ -7,6 +7,8 @@ import jax.numpy as jnp
 
 from ibert_jax.integer.barrier import materialize
 from ibert_jax.integer.dyadic import Multiplier, rescale
+from ibert_jax.integer.matmul import row_sum_u8
+from ibert_jax.integer.rows import row_max
 from ibert_jax.integer.wide import leading_one, multiply_high_15, shift_left_saturating
 
 GRID_BITS = 11
@@ -51,8 +53,8 @@ def softmax_numerators(
         uint8 numerators [B, H, T, T] in [0, 255] (the largest of a row is 255) and their int32
         row sums [B, H, T, 1], 0 for a row with no key. numerators / row sum is the softmax.
     """
-    scaled = numerators_of(_row_powers(scores, mask, multiplier))
-    return scaled.astype(jnp.uint8), jnp.sum(scaled, axis=-1, keepdims=True, dtype=jnp.int32)
+    numerators = numerators_of(_row_powers(scores, mask, multiplier)).astype(jnp.uint8)
+    return numerators, row_sum_u8(numerators)
 
 
 def softmax_reference(
@@ -119,7 +121,7 @@ def reciprocal_of(top: jax.Array) -> jax.Array:
 
 def _row_powers(scores: jax.Array, mask: jax.Array, multiplier: Multiplier) -> jax.Array:
     kept = jnp.where(mask, scores, MASKED)
-    return powers_of(kept - materialize(jnp.max(kept, axis=-1, keepdims=True)), mask, multiplier)
+    return powers_of(kept - materialize(row_max(kept)), mask, multiplier)
 
 
 def _reciprocal(n: jax.Array) -> tuple[jax.Array, jax.Array]:

@@ -88,7 +88,6 @@ def of_one_structure(acts: Iterable[IntegerAct]) -> list[IntegerAct | IntegerNar
     ]
 
 
-@materialized
 def _requantize_sum(
     operands: tuple[jax.Array, ...], multipliers: tuple[Multiplier, ...], *, bits: int
 ) -> jax.Array:
@@ -172,8 +171,14 @@ class QuantAct(ObservingLeaf):
             form=self.form,
         )
         integer = IntegerAct(tuple(map(unpack, multipliers)), self.form.bits)
-        q = self.record(integer)(*(x.q for x in tensors))
+        # Here, unlike in a frozen program, its float value is a second reader.
+        q = _fenced(self.record(integer), *(x.q for x in tensors))
         return QuantizedTensor(q, scale, straight_through(add, dequantize(q, scale), *values))
+
+
+@materialized
+def _fenced(integer: IntegerAct, *operands: jax.Array) -> jax.Array:
+    return integer(*operands)
 
 
 def _scale(absolute: jax.Array, exponent: jax.Array | None, form: ActivationFormat) -> jax.Array:

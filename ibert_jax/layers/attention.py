@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from ibert_jax.integer.barrier import row_major
-from ibert_jax.integer.matmul import dot_s8, dot_u8_s8
+from ibert_jax.integer.matmul import dot_u8_s8, int8_scores
 from ibert_jax.integer.softmax import divide_by_row_sum
 from ibert_jax.layers.leaf import Leaf
 from ibert_jax.quantize.straight_through import straight_through
@@ -48,7 +48,7 @@ class IntegerScores:
     def __call__(self, query: jax.Array, key: jax.Array) -> jax.Array:
         """int8 [B, T, H * D] twice -> int32 [B, H, T, T]."""
         q, k = (row_major(fold_heads(x, self.heads)) for x in (query, key))
-        scores = dot_s8(q, k, (((2,), (2,)), ((0,), (0,))))
+        scores = int8_scores(q, k)
         return scores.reshape(-1, self.heads, *scores.shape[1:])
 
 

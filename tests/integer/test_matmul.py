@@ -9,7 +9,13 @@ import pytest
 
 from ibert_jax import spec
 from ibert_jax.integer import matmul
-from ibert_jax.integer.matmul import dot_u8_s8, int8_linear, shift_bias
+from ibert_jax.integer.matmul import (
+    dot_u8_s8,
+    int8_linear,
+    int8_scores,
+    row_sum_u8,
+    shift_bias,
+)
 
 BATCHED = (((2,), (1,)), ((0,), (0,)))
 
@@ -81,3 +87,27 @@ def test_mixed_product_stays_8_bit_on_cpu() -> None:
     a, b, _ = mixed_case()
     text = jax.jit(lambda a, b: dot_u8_s8(a, b, BATCHED)).lower(a, b).as_text()
     assert "tensor<6x5x16xui8>, tensor<6x16x8xi8>" in text
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 1), (6, 5, 16), (4, 48, 64)])
+def test_scores_are_the_products_of_all_pairs(shape: tuple[int, ...]) -> None:
+    rng = np.random.default_rng(shape[1])
+    query, key = (rng.integers(-128, 128, shape).astype(np.int8) for _ in range(2))
+    query[0, 0], key[0, 0] = -128, -128
+    exact = np.einsum("nqd,nkd->nqk", query.astype(np.int64), key)
+    assert np.array_equal(jax.jit(int8_scores)(query, key), exact)
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (3, 2, 5, 40)])
+def test_row_sums_of_bytes(shape: tuple[int, ...]) -> None:
+    x = np.random.default_rng(0).integers(0, 256, shape).astype(np.uint8)
+    x[0] = 255
+    assert np.array_equal(jax.jit(row_sum_u8)(x), x.astype(np.int64).sum(-1, keepdims=True))
+
+
+def test_matmuls_of_attention_stay_8_bit_on_cpu() -> None:
+    """XLA would run a lone row, or operands of a layout that it does not like, in int32."""
+    q, weights = jnp.zeros((12, 64, 64), jnp.int8), jnp.zeros((12, 64, 64), jnp.uint8)
+    for compiled in (jax.jit(int8_scores).lower(q, q), jax.jit(row_sum_u8).lower(weights)):
+        text = compiled.compile().as_text()
+        assert "__ynn_fusion" in text and " dot(s32" not in text

@@ -1,0 +1,26 @@
+"""Compiler options where they may be given, and none where they may not."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from ibert_jax.integer import compiled
+from ibert_jax.integer.compiled import jit_program
+
+
+def test_outermost_nested_and_mapped() -> None:
+    doubled = jit_program(lambda x, *, by: x * by, static_argnames="by")
+    x = jnp.arange(3)
+    for call in (doubled, jax.jit(doubled, static_argnames="by")):
+        assert call(x, by=2).tolist() == [0, 2, 4]
+    assert jax.vmap(lambda x: doubled(x, by=3))(x).tolist() == [0, 3, 6]
+    # Nothing that is traced is handed over, and still it is a part of what is being traced.
+    assert jax.jit(lambda: doubled(x, by=2))().tolist() == [0, 2, 4]
+
+
+def test_a_compiler_that_does_not_know_the_option(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert compiled._accepted() == compiled.WIDE_VECTORS
+    monkeypatch.setattr(compiled, "WIDE_VECTORS", {"xla_cpu_no_such_option": 1})
+    assert compiled._accepted() == {}
