@@ -1,0 +1,38 @@
+"""No matmul of an encoder falls back to 32-bit operands, several times as slow, on CPU."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+import ibert_jax as ib
+from ibert_jax.inference import default_directory
+from ibert_jax.proof.census import census
+from ibert_jax.proof.operations import HLO
+
+ENCODER = 10
+"""Query, key, value, output, two of the feed-forward; scores, their zero point; row sums, context:
+the layers are scanned, so that each stands once in the program."""
+AS_IN_BASE = {384: 768, 1536: 3072, 6: 12}
+"""Sizes of the embedded model -> those of BERT-base, of as many heads."""
+
+
+def enlarged(array: jax.Array) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(tuple(AS_IN_BASE.get(n, n) for n in array.shape), array.dtype)
+
+
+@pytest.mark.parametrize(("size", "batch", "length"), [("own", 1, 32), ("base", 8, 128)])
+def test_encoder_stays_8_bit(size: str, batch: int, length: int) -> None:
+    program: Any = ib.IntegerModel.load(default_directory())
+    if size == "base":
+        program = jax.tree.map(enlarged, program)
+    ids = jax.ShapeDtypeStruct((batch, length), jnp.int32)
+    found = census(lambda p, ids: p.integers(ids, attention_mask=ids), program, ids)
+    matmuls = {kind: n for kind, n in found.operations[HLO].items() if kind.startswith("dot")}
+    fast = matmuls.pop("dot (uint8, int8) -> int32")
+    assert fast >= ENCODER
+    # What is left: the head's two products of a single row, or of two columns.
+    assert fast + sum(matmuls.values()) == ENCODER + 2
