@@ -1,0 +1,110 @@
+"""Draw the README's picture of the speed table from the figures that `cpu.py --record` wrote.
+
+    python benchmarks/plot.py [benchmarks/results/cpu.json] [--output docs/speed.svg]
+
+A column of bars for each case, a row for each contender; a bar is tokens a second, beside it how
+many times slower than the integer program (the median over rounds of the ratios, as recorded). SVG
+by hand, so that it follows the reader's light or dark colours and needs no library.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from html import escape
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).parent
+OURS, MIXED = "ibert_jax int8", "mixed"  # as cpu.py calls them
+
+_NAMES, _COLUMN, _ROW, _TOP = 168, 184, 24, 74  # pixels
+_LONGEST = 80  # of a bar
+
+_STYLE = """
+text { font: 13px system-ui, -apple-system, "Segoe UI", "DejaVu Sans", sans-serif; fill: #1f2328 }
+.head { font-weight: 600 }
+.quiet { font-size: 12px; fill: #59636e }
+.bar { fill: #afb8c1 }
+.ours { fill: #0969da }
+@media (prefers-color-scheme: dark) {
+  text { fill: #f0f6fc }
+  .quiet { fill: #9198a1 }
+  .bar { fill: #656c76 }
+  .ours { fill: #4493f8 }
+}
+"""
+
+
+def draw(record: dict[str, Any]) -> str:
+    """The SVG of what `cpu.py --record` wrote: `cases`, each `tokens` and `contenders`."""
+    cases = record["cases"]
+    names = list(dict.fromkeys(name for case in cases.values() for name in case["contenders"]))
+    height = _TOP + _ROW * len(names) + 34
+    width = _NAMES + _COLUMN * len(cases)
+    title = (
+        f"Speed on {record['cpu']}, {record['threads']} threads, {record['layers']} layers "
+        "of RoBERTa-base: tokens a second, and how many times slower than ibert_jax"
+    )
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" role="img">',
+        f"<title>{escape(title)}</title>",
+        f"<style>{_STYLE}</style>",
+        _text(0, 18, "Tokens a second; × times slower than ibert_jax", "head"),
+    ]
+    for row, name in enumerate(names):
+        parts.append(_text(_NAMES - 10, _TOP + _ROW * row + 15, name, end=True))
+    for column, (case, found) in enumerate(cases.items()):
+        parts += _column(_NAMES + _COLUMN * column, case, found, names)
+    versions = ", ".join(f"{name} {number}" for name, number in record["versions"].items())
+    about = f"{record['cpu']}, {record['threads']} threads; {versions}"
+    parts += [_text(0, height - 8, about, "quiet"), "</svg>"]
+    return "\n".join(parts) + "\n"
+
+
+def _column(left: int, case: str, found: dict[str, Any], names: list[str]) -> list[str]:
+    """The bars of one case."""
+    rates = {name: found["tokens"] / e["median"] for name, e in found["contenders"].items()}
+    most = max(rates.values(), default=1.0)
+    parts = [_text(left, 46, _said(case), "head"), _text(left, 63, _told(case), "quiet")]
+    for row, name in enumerate(names):
+        if name not in rates:  # it could not be run here
+            continue
+        top, length = _TOP + _ROW * row, _LONGEST * rates[name] / most
+        kind = "ours" if name == OURS else "bar"
+        parts.append(
+            f'<rect class="{kind}" x="{left}" y="{top + 3}" width="{length:.1f}" height="16"/>'
+        )
+        ratio = found["contenders"][name].get("ours_is_faster_by")
+        label = f"{rates[name]:,.0f}"
+        if name != OURS and ratio is not None:
+            label += f" ×{ratio:.2f}"
+        parts.append(_text(round(left + length + 5), top + 15, label, "quiet"))
+    return parts
+
+
+def _said(case: str) -> str:
+    return case if case == MIXED else case.replace("x", " × ")
+
+
+def _told(case: str) -> str:
+    return "text, sorted by length" if case == MIXED else "sentences × tokens"
+
+
+def _text(x: int, y: int, text: str, kind: str = "", *, end: bool = False) -> str:
+    attributes = (f' class="{kind}"' if kind else "") + (' text-anchor="end"' if end else "")
+    return f'<text x="{x}" y="{y}"{attributes}>{escape(text)}</text>'
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("record", type=Path, nargs="?", default=HERE / "results" / "cpu.json")
+    parser.add_argument("--output", type=Path, default=HERE.parent / "docs" / "speed.svg")
+    options = parser.parse_args()
+    svg = draw(json.loads(options.record.read_text(encoding="utf-8")))
+    options.output.write_text(svg, encoding="utf-8")
+    print(f"{options.output} drawn from {options.record}")
+
+
+if __name__ == "__main__":
+    main()

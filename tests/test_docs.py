@@ -1,0 +1,53 @@
+"""What the README points to is there, and its pictures are drawn from the committed figures."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+sys.path.append(str(ROOT / "benchmarks"))
+import plot  # noqa: E402
+
+PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *ROOT.glob("docs/*.md")])
+SPEED = ROOT / "benchmarks" / "results" / "cpu.json"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    targets = re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)|src(?:set)?=\"([^\":]+)\"", text)
+    named = [name for pair in targets for name in pair if name]
+    missing = [name for name in named if not (page.parent / name).exists()]
+    assert not missing
+    # Paths in code: `tests/proof`, `benchmarks/equality.py`.
+    paths = re.findall(
+        r"`((?:tests|benchmarks|notebooks|conversion|ibert_jax|docs)/[\w./-]*)`", text
+    )
+    assert not [path for path in paths if "NAME" not in path and not (ROOT / path).exists()]
+
+
+@pytest.mark.parametrize("path", sorted(ROOT.glob("docs/*.svg")), ids=lambda path: path.name)
+def test_pictures_are_whole_and_legible_in_the_dark(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    ElementTree.fromstring(text)
+    assert "prefers-color-scheme: dark" in text
+    assert "<title" in text, "for those who do not see it"
+
+
+def test_speed_is_drawn_from_the_record() -> None:
+    entry = {"median": 0.5, "ours_is_faster_by": 2.0, "first": 1.0, "seconds": [0.5], "peak_mib": 9}
+    contenders = {plot.OURS: {**entry, "median": 0.25, "ours_is_faster_by": 1.0}, "slow": entry}
+    case = {"tokens": 1000, "contenders": contenders}
+    record = {"cpu": "a <fast> one", "threads": 2, "layers": 12, "versions": {"jax": "0.10"}}
+    svg = plot.draw({**record, "cases": {"8x128": case, plot.MIXED: {**case, "contenders": {}}}})
+    texts = [element.text for element in ElementTree.fromstring(svg).iter() if element.text]
+    assert {"8 × 128", "mixed", "4,000", "2,000 ×2.00", "slow"} <= set(texts)
+    if SPEED.exists():
+        drawn = (ROOT / "docs" / "speed.svg").read_text(encoding="utf-8")
+        assert drawn == plot.draw(json.loads(SPEED.read_text(encoding="utf-8")))
