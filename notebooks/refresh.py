@@ -24,8 +24,11 @@ HERE = Path(__file__).parent
 COLOURS = 64
 
 
-def executed(path: Path) -> NotebookNode:
+def executed(path: Path, **more: str) -> NotebookNode:
     """The notebook after a run in a kernel of its own, in its folder, on this checkout.
+
+    Args:
+        more: variables of the environment, besides this process's.
 
     Raises:
         nbclient.exceptions.CellExecutionError: a cell raised.
@@ -38,6 +41,7 @@ def executed(path: Path) -> NotebookNode:
             "IPYTHONDIR": settings,  # nobody's own settings
             "JAX_NUMPY_DTYPE_PROMOTION": "strict",  # as in the tests
             "JAX_NUMPY_RANK_PROMOTION": "raise",
+            **more,
         }
         client = NotebookClient(
             notebook,

@@ -1,8 +1,14 @@
-"""Every notebook runs top to bottom, and what is committed is what the run gives."""
+"""Every notebook runs top to bottom, and what is committed is what the run gives.
+
+Those that train a model or take times print numbers that differ from machine to machine; their
+metadata says so (`"numbers": "vary"`). Of these all but the numbers is compared, and the claims
+that matter are assertions in their cells.
+"""
 
 from __future__ import annotations
 
 import importlib.util
+import re
 from pathlib import Path
 
 import nbformat
@@ -31,7 +37,8 @@ def executed(path: Path) -> NotebookNode:
     assert specification is not None and specification.loader is not None
     refresh = importlib.util.module_from_spec(specification)
     specification.loader.exec_module(refresh)
-    return refresh.executed(path)
+    # What is compiled here runs for a second: compiling it well would cost more than it gains.
+    return refresh.executed(path, XLA_FLAGS="--xla_backend_optimization_level=0")
 
 
 def outputs(notebook: NotebookNode) -> list[NotebookNode]:
@@ -59,8 +66,16 @@ def test_runs_top_to_bottom(executed: NotebookNode) -> None:
 def test_committed_outputs_are_those_of_the_run(
     committed: NotebookNode, executed: NotebookNode
 ) -> None:
-    assert printed(committed, "stdout") == printed(executed, "stdout")
+    told, found = printed(committed, "stdout"), printed(executed, "stdout")
+    if committed.metadata.get("ibert_jax", {}).get("numbers") == "vary":
+        told, found = map(_without_numbers, told), map(_without_numbers, found)
+    assert list(told) == list(found)
     assert len(plots(committed)) == len(plots(executed)) > 0
+
+
+def _without_numbers(text: str) -> str:
+    """With `#` for every number and hash, and one space for several: widths go with numbers."""
+    return re.sub(r"[ ]+", " ", re.sub(r"-?\b\d[\w.,]*(?:e[-+]\d+)?|\b[0-9a-f]{12}\b", "#", text))
 
 
 def test_committed_outputs_are_clean_and_light(path: Path, committed: NotebookNode) -> None:
