@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import re
 import sys
@@ -51,3 +52,27 @@ def test_speed_is_drawn_from_the_record() -> None:
     if SPEED.exists():
         drawn = (ROOT / "docs" / "speed.svg").read_text(encoding="utf-8")
         assert drawn == plot.draw(json.loads(SPEED.read_text(encoding="utf-8")))
+
+
+def _messages() -> list[str]:
+    """Every string of the package, what is filled in as an ellipsis."""
+    found = []
+    for path in ROOT.glob("ibert_jax/**/*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.JoinedStr):
+                parts = [p.value if isinstance(p, ast.Constant) else "…" for p in node.values]
+                found.append("".join(map(str, parts)))
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                found.append(node.value)
+    return found
+
+
+def test_errors_that_the_readme_explains_are_real() -> None:
+    section = (ROOT / "README.md").read_text(encoding="utf-8").split("## When something")[1]
+    table = section.split("\n## ")[0]
+    quoted = re.findall(r"^\| `(.+?)` \|", table, re.MULTILINE)
+    assert len(quoted) > 5
+    messages = _messages()
+    for said in quoted:
+        pattern = re.compile(".*".join(map(re.escape, said.split("…"))))
+        assert any(map(pattern.search, messages)), said
