@@ -87,6 +87,9 @@ class IBertConfig:
       quantization: a :class:`QuantConfig`, or a mapping of its settings.
       extra: entries of a config.json that mean nothing here; kept and written back.
 
+    >>> IBertConfig(vocab_size=50265, max_position_embeddings=514).max_sequence_length
+    512
+
     Raises:
       ValueError: every setting that is out of range or unsupported, in one message.
     """

@@ -37,6 +37,10 @@ class QuantConfig:
         path as :meth:`leaves` of a model gives it, without the ``ibert.`` of the backbone; ``*``
         matches dots too. Where several match, the last counts. Given as a mapping (or pairs), kept
         as pairs in order. A pattern without effect is an error once a model is quantized.
+
+    >>> config = QuantConfig(weight_bits=4, overrides={"classifier.*": {"weight_bits": 8}})
+    >>> config.width("weight_bits", "classifier.dense"), config.width("weight_bits", "pooler.dense")
+    (8, 4)
     """
 
     scheme: str = "channel"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,12 @@ def test_json_and_text_say_the_same(capsys: pytest.CaptureFixture[str], tmp_path
     for extra in found["extras"]:
         assert all(module in told for module in extra["missing"])
     assert all(what in told for what in found["tried"].values())
+
+
+def test_every_extra_for_users_is_told_of() -> None:
+    project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text("utf-8"))
+    for_developers = {"cuda", "test", "peers", "dev"}
+    assert set(project["project"]["optional-dependencies"]) - for_developers == set(info._EXTRAS)
 
 
 def test_says_why_a_fast_path_is_off(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -31,6 +31,7 @@ _EXTRAS: dict[str, tuple[tuple[str, ...], str]] = {
     "export": (("flatbuffers", "onnx"), "ibert-jax export"),
     "datasets": (("datasets",), "training data by name from the Hugging Face hub"),
     "notebooks": (("matplotlib", "ipykernel", "nbclient"), "the notebooks, and plots"),
+    "tensorboard": (("tensorboardX",), "ibert-jax train --tensorboard"),
     "ray": (("ray",), "BatchPredictor on several machines"),
     "conversion": (("torch",), "pytorch_model.bin and fairseq's model.pt, in a checkout"),
 }

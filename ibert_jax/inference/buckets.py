@@ -39,7 +39,11 @@ class Batch:
 
 
 def lengths_up_to(longest: int) -> tuple[int, ...]:
-    """The padded lengths in use: 16, 24, 32, 48, 64, 96, ... and `longest` itself."""
+    """The padded lengths in use, in tokens.
+
+    >>> lengths_up_to(100)
+    (16, 24, 32, 48, 64, 96, 100)
+    """
     lengths = []
     power = _SHORTEST
     while power < longest:

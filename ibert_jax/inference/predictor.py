@@ -95,9 +95,11 @@ class Predictor:
     length, padded to one of a few lengths and batch sizes (so that few shapes are ever compiled),
     and answered in input order. Memory does not grow with the number of rows.
 
-        predictor = Predictor.load(directory)
-        for prediction in predictor.predict(lines):
-            print(prediction.label, prediction.score)
+    >>> predictor = Predictor.default()  # or Predictor.load(directory)
+    >>> for answer in predictor.predict(["a moving, funny film", "a tired sequel"]):
+    ...     print(f"{answer.label:8} {answer.score:.2f}  {answer.text}")
+    positive 1.00  a moving, funny film
+    negative 1.00  a tired sequel
 
     program: an `IntegerModel` or an `IBertFor...` model. tokenizer: its `Tokenizer`.
     batch_size: rows of a full batch. max_length: tokens a text is cut to, at most (and by default)
