@@ -1,0 +1,235 @@
+"""How fast is each matrix product of an encoder, alone and with what follows it?
+
+    PYTHONPATH=. python benchmarks/gemm.py [--case 128x128] [--record FILE.json] [--tune]
+
+For each product of RoBERTa-base at so many sentences of so many tokens: the int8 product as the
+package lowers it here, into int32; the same with its requantization, GELU or residual, compiled by
+XLA; on NVIDIA GPUs the fused kernel (``--tune`` tries several ways to cut it); and the product in
+float32 and bfloat16. In G operations a second, and as a share of the machine's best: the fastest
+int8 product of a large square matrix that was found here, in the same run. Every one passes over
+several inputs in turn, so that none waits for it in a cache.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from ibert_jax.files import write_whole
+from ibert_jax.integer.dyadic import Multiplier, requantize, requantize_sum
+from ibert_jax.integer.gelu import igelu
+from ibert_jax.integer.matmul import dot_s8, dot_u8_s8, int8_linear, shift_bias, to_unsigned
+
+GPU = jax.default_backend() == "gpu"
+ROUNDS = 7
+
+
+class Product(NamedTuple):
+    """[M, K] by [K, N], with so many bytes a result that the network keeps."""
+
+    rows: int
+    depth: int
+    columns: int
+    follows: str
+
+    @property
+    def operations(self) -> int:
+        return 2 * self.rows * self.depth * self.columns
+
+
+def products(batch: int, length: int, hidden: int, inner: int) -> dict[str, Product]:
+    tokens = batch * length
+    return {
+        "query, key, value": Product(tokens, hidden, hidden, "requantize"),
+        "attention output": Product(tokens, hidden, hidden, "residual"),
+        "feed-forward in": Product(tokens, hidden, inner, "gelu"),
+        "feed-forward out": Product(tokens, inner, hidden, "residual"),
+    }
+
+
+# ------------------------------------------------------------------------------- what follows
+
+
+def constants(rng: np.random.Generator, columns: int, follows: str) -> Any:
+    def one(bits: int, shift: int) -> Multiplier:
+        m = jnp.asarray(rng.integers(2 ** (bits - 1), 2**bits, columns), jnp.int32)
+        half = jnp.full((columns,), 1 << (shift - 1), jnp.int32)
+        return Multiplier(m, half, jnp.full((columns,), shift, jnp.int32))
+
+    if follows == "gelu":
+        return one(15, 3), jnp.int32(10), one(15, 20)
+    return (one(31, 4), one(31, 2)) if follows == "residual" else one(15, 10)
+
+
+def epilogue(x: jax.Array, values: Any, *residual: jax.Array) -> jax.Array:
+    """What the network makes of accumulators: told apart by the constants."""
+    if residual:
+        return requantize_sum((x, *residual), values, 20, wide=True)
+    if isinstance(values, Multiplier):
+        return requantize(x, values, 8, wide=False)
+    entry, grid, leave = values
+    return requantize(igelu(requantize(x, entry, 16, wide=False), grid), leave, 8, wide=False)
+
+
+# ---------------------------------------------------------------------------------- measuring
+
+
+def seconds(function: Callable[..., jax.Array], inputs: list[Any], *shared: Any) -> float:
+    """Median seconds of one call, over several inputs within one program."""
+
+    @jax.jit
+    def run(inputs: list[Any], *shared: Any) -> list[jax.Array]:
+        found = []
+        for arguments in inputs:
+            # Whole, before one element of it is kept.
+            result = lax.optimization_barrier(function(*arguments, *shared))
+            found.append(result[(0,) * result.ndim])
+        return found
+
+    jax.block_until_ready(run(inputs, *shared))
+    found = []
+    for _ in range(ROUNDS):
+        started = time.perf_counter()
+        jax.block_until_ready(run(inputs, *shared))
+        found.append((time.perf_counter() - started) / len(inputs))
+    return statistics.median(found)
+
+
+def int8_product(q: jax.Array, weight: jax.Array) -> jax.Array:
+    """As ``int8_linear`` has it on this platform, without a bias."""
+    dimensions = (((1,), (1,)), ((), ()))
+    if jax.default_backend() == "cpu":
+        return dot_u8_s8(to_unsigned(q), weight, dimensions)
+    return dot_s8(q, weight, dimensions)
+
+
+def draw(rng: np.random.Generator, *shape: int) -> jax.Array:
+    return jnp.asarray(rng.integers(-127, 128, shape, np.int8))
+
+
+def best(rng: np.random.Generator) -> tuple[float, int]:
+    """Operations a second of the fastest large square product, and its size."""
+    rates = {}
+    for size in (4096, 8192) if GPU else (1024, 2048):
+        inputs = [(draw(rng, size, size),) for _ in range(2)]
+        rates[size] = 2 * size**3 / seconds(int8_product, inputs, draw(rng, size, size))
+    size = max(rates, key=lambda n: rates[n])
+    return rates[size], size
+
+
+def ways(product: Product, tune: bool) -> dict[str, Callable[[], float]]:
+    """Name -> seconds, measured when called."""
+    rng = np.random.default_rng(0)
+    rows, depth, columns, follows = product
+    turns = 4 if GPU else 2
+    weight = draw(rng, columns, depth)
+    bias = jnp.asarray(rng.integers(-(2**20), 2**20, columns), jnp.int32)
+    values = constants(rng, columns, follows)
+    alone = [(draw(rng, rows, depth),) for _ in range(turns)]
+    operands: list[Any] = alone
+    if follows == "residual":
+        operands = [
+            (q, jnp.asarray(rng.integers(-(2**20), 2**20, (rows, columns), np.int32)))
+            for (q,) in alone
+        ]
+
+    def by_xla(q: jax.Array, *rest: Any) -> jax.Array:
+        *residual, weight, bias, shifted, values = rest
+        return epilogue(int8_linear(q, weight, bias, shifted), values, *residual)
+
+    def fused(**tiles: int) -> Callable[[], float]:
+        from ibert_jax.integer.pallas_linear import Tiles, fused_linear
+
+        def run(q: jax.Array, *rest: Any) -> jax.Array:
+            *residual, weight, bias, values = rest
+            return fused_linear(q, weight, bias, epilogue, values, *residual, tiles=Tiles(**tiles))
+
+        return lambda: seconds(run, operands, weight, bias, values)
+
+    def in_floats(dtype: str) -> Callable[[], float]:
+        kind = jnp.dtype(dtype)
+
+        def run(x: jax.Array, w: jax.Array) -> jax.Array:
+            return lax.dot_general(x, w, (((1,), (1,)), ((), ())))
+
+        inputs = [(q.astype(kind) / 127,) for (q,) in alone]
+        return lambda: seconds(run, inputs, weight.astype(kind) / 127)
+
+    found = {
+        "int8 to int32": lambda: seconds(int8_product, alone, weight),
+        f"int8, then {follows}, XLA": lambda: seconds(
+            by_xla, operands, weight, bias, shift_bias(weight, bias), values
+        ),
+        "bfloat16": in_floats("bfloat16"),
+        "float32": in_floats("float32"),
+    }
+    if GPU:
+        found[f"int8, then {follows}, fused"] = fused()
+        for tiles in TUNED if tune else ():
+            found[f"fused {json.dumps(tiles)}"] = fused(**tiles)
+    return found
+
+
+TUNED: tuple[dict[str, int], ...] = (
+    {"columns": 256},
+    {"rows": 256},
+    {"columns": 64},
+    {"rows": 64},
+    {"depth": 64, "stages": 4},
+    {"depth": 64, "columns": 256, "stages": 4},
+    {"stages": 4},
+    {"warps": 4},
+    {"rows": 64, "columns": 64, "warps": 4},
+)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--case", help="sentences x tokens; 128x128 on a GPU, else 8x128")
+    parser.add_argument("--tune", action="store_true", help="several ways to cut the fused kernel")
+    parser.add_argument("--small", action="store_true", help="a tiny encoder, to try this out")
+    parser.add_argument("--record", type=Path, help="write the figures to this JSON file")
+    options = parser.parse_args()
+    case = options.case or ("128x128" if GPU else "8x128")
+    sizes = (64, 128) if options.small else (768, 3072)
+    rate, size = best(np.random.default_rng(1))
+    device = jax.devices()[0].device_kind
+    print(f"{device}, jax {jax.__version__}: {rate * 1e-9:,.0f} G int8 operations a second at best")
+    results: dict[str, Any] = {
+        "command": "python benchmarks/gemm.py",
+        "device": device,
+        "versions": {"jax": jax.__version__, "python": sys.version.split()[0]},
+        "case": case,
+        "best": {"giga_operations": rate * 1e-9, "size": size},
+        "products": {},
+    }
+    for name, product in products(*map(int, case.split("x")), *sizes).items():
+        print(f"\n{name}: {product.rows} x {product.depth} x {product.columns}", flush=True)
+        entry = results["products"][name] = {**product._asdict(), "ways": {}}
+        for way, measure in ways(product, options.tune).items():
+            try:
+                taken = measure()
+            except Exception as error:  # a way to cut that a GPU has no room for, say
+                print(f"  {way:34} failed: {str(error).splitlines()[0][:120]}")
+                continue
+            got = product.operations / taken
+            entry["ways"][way] = {"us": taken * 1e6, "giga_operations": got * 1e-9}
+            print(f"  {way:34} {taken * 1e6:10.1f} us {got * 1e-9:10,.0f} G/s {got / rate:6.1%}")
+        if options.record:
+            write_whole(options.record, json.dumps(results, indent=1) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
