@@ -140,7 +140,8 @@ def _add_schedule(group: argparse._ArgumentGroup) -> None:
         "--devices",
         type=positive,
         metavar="N",
-        help="local devices that share each batch (default: as many as can have equal shares)",
+        help="local devices that share each batch (default: as many as can have equal shares); "
+        "for several hosts see examples/many_hosts.py",
     )
     group.add_argument(
         "--max-length",

@@ -113,7 +113,8 @@ def make_train_step(
     placed: dict[str, Any] = {}
     if sharing is not None:
         placed["out_shardings"] = sharing.everywhere
-        key = sharing.replicate(key)
+        # Computed where it is wanted: a key cannot be put on devices of other processes.
+        key = jax.jit(lambda given=key: given, out_shardings=sharing.everywhere)()
     jitted = jax.jit(step, donate_argnums=0, **placed)
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, jax.Array]:

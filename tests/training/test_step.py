@@ -24,6 +24,7 @@ from ibert_jax.training.step import (
 )
 
 LOSS = KINDS["classification"].loss
+SGD = optax.sgd(0.1)
 
 
 def make_batch(rows: int = 4, length: int = 8, seed: int = 0) -> Batch:
@@ -45,6 +46,15 @@ def model(model_directory: Path) -> IBertForSequenceClassification:
     return found
 
 
+@pytest.fixture(scope="module")
+def step(model_directory: Path) -> Any:
+    """A step of plain descent in the float life, whose compilations the tests share."""
+    found = IBertForSequenceClassification.from_pretrained(model_directory)
+    found.train()
+    set_life(found, observing=False)
+    return make_train_step(found, SGD, dropout_key(0, 0), LOSS)
+
+
 def equal(mine: dict[str, jax.Array], theirs: dict[str, jax.Array]) -> bool:
     return all(bool(jnp.array_equal(mine[name], theirs[name])) for name in mine)
 
@@ -62,11 +72,9 @@ def test_loss_is_the_weighted_mean() -> None:
     assert summed_cross_entropy(logits, jnp.full(3, -100, jnp.int32), weights) == (0, 0)
 
 
-def test_filler_changes_nothing(model: IBertForSequenceClassification) -> None:
-    optimizer = optax.sgd(0.1)
-    step = make_train_step(model, optimizer, dropout_key(0, 0), LOSS)
-    batch, other = make_batch(rows=6), make_batch(rows=6, seed=1)
-    weights = np.asarray([1, 1, 1, 1, 0, 0], np.float32)
+def test_filler_changes_nothing(model: IBertForSequenceClassification, step: Any) -> None:
+    batch, other = make_batch(), make_batch(seed=1)
+    weights = np.asarray([1, 1, 1, 0], np.float32)
     ids, labels = batch.inputs["input_ids"], batch.targets["labels"]
     changed = np.where(weights[:, None] > 0, ids, other.inputs["input_ids"])
     assert not np.array_equal(ids, changed)
@@ -75,19 +83,20 @@ def test_filler_changes_nothing(model: IBertForSequenceClassification) -> None:
         {"labels": np.where(weights > 0, labels, 1 - labels)},
         weights,
     )
-    mine, my_loss = step(initial_state(model, optimizer), replace(batch, weights=weights))
-    theirs, their_loss = step(initial_state(model, optimizer), refilled)
+    mine, my_loss = step(initial_state(model, SGD), replace(batch, weights=weights))
+    theirs, their_loss = step(initial_state(model, SGD), refilled)
     np.testing.assert_allclose(my_loss, their_loss, rtol=1e-6)
     for name, value in mine.params.items():
         np.testing.assert_allclose(value, theirs.params[name], rtol=1e-5, atol=1e-7)
 
 
-def test_dropout_depends_on_seed_and_step_alone(model: IBertForSequenceClassification) -> None:
-    optimizer = optax.sgd(0.1)
-    step, batch = make_train_step(model, optimizer, dropout_key(0, 0), LOSS), make_batch()
+def test_dropout_depends_on_seed_and_step_alone(
+    model: IBertForSequenceClassification, step: Any
+) -> None:
+    batch = make_batch()
 
     def after(number: int) -> TrainState:
-        start = initial_state(model, optimizer)._replace(step=jnp.int32(number))
+        start = initial_state(model, SGD)._replace(step=jnp.int32(number))
         return step(start, batch)[0]
 
     assert equal(after(0).params, after(0).params)
@@ -97,15 +106,13 @@ def test_dropout_depends_on_seed_and_step_alone(model: IBertForSequenceClassific
 
 
 def test_one_compilation_a_shape_and_arrays_given_away(
-    model: IBertForSequenceClassification,
+    model: IBertForSequenceClassification, step: Any
 ) -> None:
-    optimizer = optax.sgd(0.1)
-    step: Any = make_train_step(model, optimizer, dropout_key(0, 0), LOSS)
-    state = initial_state(model, optimizer)
+    state = initial_state(model, SGD)
     old = state
     for seed, length in enumerate((8, 12, 8, 12, 8)):
         state, _ = step(state, make_batch(length=length, seed=seed))
-    assert step.jitted._cache_size() == 2
+    assert step.jitted._cache_size() == 2  # other tests have batches of the first shape
     assert int(state.step) == 5
     assert all(array.is_deleted() for array in old.params.values())
     assert model.ibert.embeddings.word_embeddings.weight[...].shape  # the model keeps its own
@@ -114,12 +121,11 @@ def test_one_compilation_a_shape_and_arrays_given_away(
 def test_parts_add_up_to_the_whole(model: IBertForSequenceClassification) -> None:
     """Parts of unequal weight, one of filler alone: the loss and gradient of the whole batch."""
     model.eval()  # dropout would draw other bits
-    optimizer = optax.sgd(0.1)
     batch = replace(make_batch(rows=6), weights=np.asarray([1, 1, 0, 1, 0, 0], np.float32))
     found = {}
     for parts in (1, 3):
-        step = make_train_step(model, optimizer, dropout_key(0, 0), LOSS, parts=parts)
-        found[parts] = step(initial_state(model, optimizer), batch)
+        step = make_train_step(model, SGD, dropout_key(0, 0), LOSS, parts=parts)
+        found[parts] = step(initial_state(model, SGD), batch)
     np.testing.assert_allclose(found[3][1], found[1][1], rtol=1e-6)
     for name, value in found[1][0].params.items():
         np.testing.assert_allclose(found[3][0].params[name], value, rtol=1e-5, atol=1e-7)
@@ -127,11 +133,10 @@ def test_parts_add_up_to_the_whole(model: IBertForSequenceClassification) -> Non
 
 def test_bfloat16_is_of_every_matmul(model: IBertForSequenceClassification) -> None:
     """In what is handed to the compiler: CPUs have no such products, and leave it at float32."""
-    optimizer = optax.sgd(0.1)
-    arguments = initial_state(model, optimizer), vars(make_batch()), dropout_key(0, 0)
+    arguments = initial_state(model, SGD), vars(make_batch()), dropout_key(0, 0)
 
     def matmuls(bfloat16: bool) -> list[str]:
-        step: Any = make_train_step(model, optimizer, dropout_key(0, 0), LOSS, bfloat16=bfloat16)
+        step: Any = make_train_step(model, SGD, dropout_key(0, 0), LOSS, bfloat16=bfloat16)
         text = step.jitted.lower(*arguments).as_text()
         return [line for line in text.splitlines() if "stablehlo.dot_general" in line]
 
@@ -144,11 +149,10 @@ def test_bfloat16_is_of_every_matmul(model: IBertForSequenceClassification) -> N
 
 def test_ranges_move_where_observed(model: IBertForSequenceClassification) -> None:
     set_life(model, observing=True)
-    optimizer = optax.sgd(0.1)
-    before = initial_state(model, optimizer)
+    before = initial_state(model, SGD)
     name = "ibert.embeddings.embeddings_act1.x_max"
     assert np.asarray(before.others[name]) == -np.inf
-    step = make_train_step(model, optimizer, dropout_key(0, 0), LOSS)
+    step = make_train_step(model, SGD, dropout_key(0, 0), LOSS)
     after, _ = step(before, make_batch())
     assert np.isfinite(after.others[name])
 
