@@ -1,0 +1,183 @@
+"""How do time and memory of the integer program grow with batch, length, depth and devices?
+
+    PYTHONPATH=. python benchmarks/scaling.py --cache DIR [--record FILE.json] [--plot FILE.png]
+
+RoBERTa-base, random weights. One thing varies while the others stay at 8 sentences, 128 tokens and
+12 layers; devices share a batch of 8 sentences each. Time is the median of some calls, memory what
+XLA plans for one: arguments (the model), results and temporary arrays. Seconds are held against an
+ideal, a cost proportional to what varies, through the case that stays; with devices, which all get
+as much to do, a constant. Length has no such ideal, as a token's attention grows with the tokens
+that it attends to: operations a second tell that part from the rest.
+
+Several devices on a CPU: XLA_FLAGS=--xla_force_host_platform_device_count=2.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import statistics
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import gpu_contenders
+import jax
+import numpy as np
+from gpu_contenders import LAYERS, SIZES, prepare
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+import ibert_jax as ib
+from ibert_jax.files import write_whole
+
+AXES = {
+    "batch": (1, 2, 4, 8, 16, 32, 64),
+    "length": (16, 32, 64, 128, 256, 512),
+    "depth": (1, 2, 4, 8, 12),
+}
+SMALL_AXES = {"batch": (1, 8), "length": (16, 32), "depth": (1, 2)}
+BASIS = {"batch": 8, "length": 128, "depth": 12}
+SMALL_BASIS = {"batch": 8, "length": 16, "depth": 2}
+MIB = 2**20
+
+
+def of_depth(program: ib.IntegerModel, depth: int) -> ib.IntegerModel:
+    """The first layers of a program."""
+    network, config = program.network, program.config
+    network.encoder.stacked = jax.tree.map(lambda a: a[:depth], network.encoder.stacked)
+    network.encoder.depth = depth
+    config = dataclasses.replace(config, num_hidden_layers=depth)
+    return ib.IntegerModel.of(network, config, dict(program.scales))
+
+
+def operations(size: str, batch: int, length: int, depth: int) -> int:
+    return gpu_contenders.operations(size, batch, length) * depth // LAYERS[size]
+
+
+def point(
+    program: ib.IntegerModel, batch: int, length: int, seconds: float, devices: int = 1
+) -> dict[str, float]:
+    """Seconds a call and MiB of one case, the batch shared by so many devices."""
+    ids = np.random.default_rng(0).integers(
+        4, program.config.vocab_size, (batch, length), dtype=np.int32
+    )
+    mesh = Mesh(np.array(jax.devices()[:devices]), ("batch",))
+    whole, rows = (NamedSharding(mesh, PartitionSpec(*axes)) for axes in ((), ("batch",)))
+    arguments = jax.device_put(program, whole), *jax.device_put((ids, np.ones_like(ids)), rows)
+
+    @jax.jit
+    def run(program: ib.IntegerModel, ids: jax.Array, mask: jax.Array) -> jax.Array:
+        return program.integers(ids, attention_mask=mask)[0]
+
+    compiled = run.lower(*arguments).compile()
+    jax.block_until_ready(compiled(*arguments))
+    found, end = [], time.perf_counter() + seconds
+    while len(found) < 3 or (time.perf_counter() < end and len(found) < 50):
+        started = time.perf_counter()
+        jax.block_until_ready(compiled(*arguments))
+        found.append(time.perf_counter() - started)
+    memory = compiled.memory_analysis()
+    return {
+        "seconds": statistics.median(found),
+        "model_mib": memory.argument_size_in_bytes / MIB,
+        "temporary_mib": memory.temp_size_in_bytes / MIB,
+        "results_mib": memory.output_size_in_bytes / MIB,
+    }
+
+
+def hold_against_ideal(points: list[dict[str, Any]], axis: str, at: int) -> None:
+    """Beside each point, its seconds over those of a cost proportional to the axis."""
+    (basis,) = (p for p in points if p[axis] == at)
+    for p in points:
+        ideal = basis["seconds"] * (1 if axis == "devices" else p[axis] / at)
+        p["over_ideal"] = p["seconds"] / ideal
+
+
+def show(axis: str, points: list[dict[str, Any]]) -> None:
+    print(f"\n{axis:>8}   seconds  over ideal  G op/s  model MiB  temporary MiB")
+    for p in points:
+        print(
+            f"{p[axis]:8} {p['seconds']:9.4f} {p['over_ideal']:11.2f} "
+            f"{p['operations'] / p['seconds'] * 1e-9:7.0f} {p['model_mib']:10.1f} "
+            f"{p['temporary_mib']:14.1f}",
+            flush=True,
+        )
+
+
+def plot(results: dict[str, Any], path: Path) -> None:
+    """Seconds and temporary memory along every axis, both logarithmic."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    axes = results["axes"]
+    figure, panels = pyplot.subplots(2, len(axes), figsize=(3.2 * len(axes), 5), squeeze=False)
+    for column, (axis, points) in enumerate(axes.items()):
+        at = [p[axis] for p in points]
+        ideal = [p["seconds"] / p["over_ideal"] for p in points]
+        panels[0][column].plot(at, ideal, ":", color="gray", label="ideal")
+        for row, name in enumerate(("seconds", "temporary_mib")):
+            panel = panels[row][column]
+            panel.plot(at, [p[name] for p in points], "o-")
+            panel.set_xscale("log", base=2)
+            panel.set_yscale("log")
+            panel.set_xticks(at, [str(n) for n in at])
+            panel.set_xlabel(axis)
+            panel.grid(alpha=0.3)
+    panels[0][0].set_ylabel("seconds a batch")
+    panels[1][0].set_ylabel("temporary MiB")
+    panels[0][0].legend()
+    figure.suptitle(f"{results['device']}, {results['kernels']} kernels")
+    figure.tight_layout()
+    figure.savefig(path, dpi=120)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--cache", type=Path, required=True, help="where the model is prepared")
+    parser.add_argument("--kernels", default="xla", help="see IntegerModel.with_kernels")
+    parser.add_argument("--axes", nargs="+", choices=[*AXES, "devices"], default=[*AXES, "devices"])
+    parser.add_argument("--seconds", type=float, default=3, help="spent on each point")
+    parser.add_argument("--small", action="store_true", help="a tiny encoder, to try this out")
+    parser.add_argument("--record", type=Path, help="write the figures to this JSON file")
+    parser.add_argument("--plot", type=Path, help="draw them (matplotlib)")
+    options = parser.parse_args()
+    size = "small" if options.small else "base"
+    basis = SMALL_BASIS if options.small else BASIS
+    prepare(options.cache / size, size)
+    program = ib.IntegerModel.load(options.cache / size / "frozen")
+    results: dict[str, Any] = {
+        "command": "python benchmarks/scaling.py",
+        "device": jax.devices()[0].device_kind,
+        "versions": {"jax": jax.__version__, "python": sys.version.split()[0]},
+        "size": {**SIZES[size], "layers": LAYERS[size]},
+        "kernels": options.kernels,
+        "axes": {},
+    }
+    axes = {**(SMALL_AXES if options.small else AXES), "devices": [1]}
+    axes["devices"] = [n for n in (1, 2, 4, 8, 16) if n <= len(jax.devices())]
+    for axis in options.axes:
+        points = []
+        for value in axes[axis]:
+            case = {**basis, "devices": 1, axis: value}
+            if axis == "devices":
+                case["batch"] = basis["batch"] * value
+            made = of_depth(program, case["depth"]).with_kernels(options.kernels)
+            found = point(made, case["batch"], case["length"], options.seconds, case["devices"])
+            count = operations(size, case["batch"], case["length"], case["depth"])
+            points.append({**case, "operations": count, **found})
+        hold_against_ideal(points, axis, {**basis, "devices": 1}[axis])
+        show(axis, points)
+        results["axes"][axis] = points
+        if options.record:
+            write_whole(options.record, json.dumps(results, indent=1) + "\n")
+    if options.plot:
+        plot(results, options.plot)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
