@@ -143,7 +143,7 @@ def sha256(path: Path) -> str:
 
 
 def write_tensors(path: Path, tensors: Mapping[str, np.ndarray], info: Mapping[str, str]) -> None:
-    """Writes one safetensors file, in the order of the names; the same content is the same bytes."""
+    """Writes one safetensors file, in the order of the names; same content, same bytes."""
     ordered = {name: np.asarray(tensors[name], order="C") for name in sorted(tensors)}
     save_file(ordered, path, metadata=dict(info))
     if len(info) > 1:  # the library writes these in random order
