@@ -39,6 +39,17 @@ def _no_network() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="module")
+def unoptimized() -> Iterator[None]:
+    """Let XLA compile in half the time: for tests of what is computed, not of how fast or fused.
+
+    Of what is compiled from here on; integers are the same, floats may round otherwise.
+    """
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
 WORDS = ("[CLS]", "[PAD]", "[SEP]", "[UNK]", "good", "bad", "film", "very")
 """The vocabulary of `tiny_checkpoint`; the position is the id."""
 

@@ -1,4 +1,4 @@
-"""Ranges in training; and a training loop of one's own, as short as it may be."""
+"""Ranges in training; and the example of a training loop of one's own."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from typing import Any
 
 import jax
 import numpy as np
-import optax
 import pytest
 from flax import nnx
 
 import ibert_jax as ib
+from examples.own_training_loop import train
 from ibert_jax.layers.activation import QuantAct
 from ibert_jax.quantize.schemes import ActivationFormat
 from ibert_jax.quantize.tensor import QuantizedTensor, dequantize
@@ -20,30 +20,7 @@ IDS = RNG.integers(3, 30, (8, 8))
 BATCH = {"input_ids": IDS, "labels": (IDS[:, 1] > 15).astype(np.int32)}
 
 
-def own_loop(model: Any, batches: list[dict[str, Any]], freeze_at: int) -> list[float]:
-    """Quantization-aware training, written out: what a researcher would start from."""
-    ib.calibrate(model, [{"input_ids": batch["input_ids"]} for batch in batches])
-    ib.set_observers(model, "ema", momentum=0.9)
-    model.train()
-    optimizer = nnx.Optimizer(model, optax.adamw(3e-3), wrt=nnx.Param)
-
-    @nnx.jit
-    def train_step(model: Any, optimizer: Any, batch: Any, key: jax.Array) -> jax.Array:
-        def loss_of(model: Any) -> jax.Array:
-            return model(**batch, rngs=nnx.Rngs(dropout=key)).loss
-
-        loss, gradients = nnx.value_and_grad(loss_of)(model)
-        optimizer.update(model, gradients)
-        return loss
-
-    losses = []
-    for step, batch in enumerate(batches):
-        if step == freeze_at:
-            ib.set_observers(model, "frozen")
-        losses.append(float(train_step(model, optimizer, batch, jax.random.key(step))))
-    return losses
-
-
+@pytest.mark.usefixtures("unoptimized")
 def test_a_loop_of_ones_own() -> None:
     config = ib.IBertConfig(
         vocab_size=30,
@@ -58,7 +35,7 @@ def test_a_loop_of_ones_own() -> None:
     act: Any = model.ibert.encoder.layer[0].pre_output_act
     with jax.numpy_dtype_promotion("standard"):  # optax's Adam divides by an int32 step
         # Frozen from the start: one compilation is enough here.
-        losses = own_loop(model, [BATCH] * 30, freeze_at=0)
+        losses = train(model, [BATCH] * 30, freeze_at=0)
     assert losses[-1] < losses[0] * 0.6
     before = np.asarray(act.x_max[...])
     ib.calibrate(model, [{"input_ids": IDS}])

@@ -23,6 +23,7 @@ from ibert_jax.training.step import (
     make_train_step,
 )
 
+pytestmark = pytest.mark.usefixtures("unoptimized")
 LOSS = KINDS["classification"].loss
 SGD = optax.sgd(0.1)
 
