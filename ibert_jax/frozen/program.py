@@ -13,6 +13,7 @@ from flax import nnx
 
 from ibert_jax import checks
 from ibert_jax.config import IBertConfig
+from ibert_jax.frozen.blocked import block_attention
 from ibert_jax.frozen.fused import KERNELS, XLA, fuse_leaves
 from ibert_jax.frozen.network import name_leaves
 from ibert_jax.frozen.states import StateScales
@@ -251,6 +252,8 @@ def _run(
     network = model.network
     if model.kernels != XLA:
         fuse_leaves(network, model.kernels, attention=not output_attentions)
+    elif not output_attentions:
+        block_attention(network)
     name_leaves(network)
     return network(
         **inputs,
