@@ -24,6 +24,7 @@ from ibert_jax.proof.saturation import saturation
 
 _FORMAT = 2
 _SHOWN = 5  # findings that an error message spells out
+_LENGTH = 128  # tokens that are traced, unless the model takes fewer
 _LEAF_TYPES = frozenset(["bool", "int8", "int16", "int32", "uint8", "uint16", "uint32"])
 
 
@@ -135,7 +136,7 @@ class Certificate:
 def certify(
     program: Any,
     batch_size: int = 8,
-    sequence_length: int = 128,
+    sequence_length: int | None = None,
     *,
     batches: Iterable[Mapping[str, Any]] = (),
     overflow: bool = True,
@@ -150,8 +151,9 @@ def certify(
     Args:
       program: an `IntegerModel`, or any pytree of integer arrays with a method
         `integers(input_ids, attention_mask=...)`.
-      batch_size, sequence_length: the shape that is traced and compiled. Operations do not depend
-        on values, so one shape speaks for all inputs of that shape.
+      batch_size, sequence_length: the shape that is traced and compiled; None, 128 tokens, or what
+        the model's positions allow. Operations do not depend on values, so one shape speaks for
+        all inputs of that shape.
       batches: the program's arguments by name, such as the calibration text; where given, the
         share of saturated activations is measured on them (`saturation.py`).
       overflow: whether the ranges are analysed. Needs a `config` with `vocab_size` and
@@ -168,12 +170,15 @@ def certify(
 def examine(
     program: Any,
     batch_size: int = 8,
-    sequence_length: int = 128,
+    sequence_length: int | None = None,
     *,
     batches: Iterable[Mapping[str, Any]] = (),
     overflow: bool = True,
 ) -> Certificate:
     """The same as `certify`, but returns the certificate of a program that fails, too."""
+    if sequence_length is None:
+        longest: int = getattr(getattr(program, "config", None), "max_sequence_length", _LENGTH)
+        sequence_length = min(_LENGTH, longest)
     tokens = jax.ShapeDtypeStruct(_shape(program, batch_size, sequence_length), np.int32)
     # The program is an argument, so that its arrays are visited as types and not as constants.
     counted = census(_integers, program, tokens, tokens)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import types
 
 import jax
 import jax.numpy as jnp
@@ -133,3 +134,13 @@ def test_hash_depends_on_every_bit_and_shape_but_not_on_the_container():
         model_hash(Toy(table, weight.view(np.uint8))),
     ]
     assert len({same, *others}) == 4
+
+
+@pytest.mark.parametrize(("longest", "traced"), [(48, 48), (None, 128)])
+def test_by_default_as_long_as_the_model_allows(longest, traced):
+    class Short(Toy):
+        if longest is not None:
+            config = types.SimpleNamespace(max_sequence_length=longest)
+
+    jax.tree_util.register_dataclass(Short, ["table", "weight"], [])
+    assert certify(Short(*arrays()), batch_size=1, overflow=False).sequence_length == traced
