@@ -39,8 +39,8 @@ _EXTRAS: dict[str, tuple[tuple[str, ...], str]] = {
 # On each kind of platform: what was tried of this version, and what never.
 _TRIED = {
     "cpu": "the tests, the benchmarks and every figure of the README ran on x86-64",
-    "gpu": "no run of this version on a GPU; lowering for CUDA is tested, running is not",
-    "tpu": "no run of this version on a TPU; lowering for one is tested, running is not",
+    "gpu": "never run on a GPU; programs were compiled for one, and the fused kernels interpreted",
+    "tpu": "never run on a TPU; programs are lowered for one in the tests, not compiled",
 }
 
 # x86's instructions for 8-bit products, as Linux names them.
@@ -134,6 +134,7 @@ def _fast_paths(devices: list[dict[str, Any]], processor: dict[str, Any]) -> lis
     """What makes programs faster, whether it is on here, and the reason."""
     found = (
         ("mixed 8-bit products", *_mixed_products(devices[0]["platform"], processor)),
+        ("fused GPU kernels", *_fused(devices[0]["platform"])),
         ("compiled code", *_compiled()),
         ("compilation cache", *_cache()),
         ("several devices", *_several(devices)),
@@ -163,6 +164,12 @@ def _mixed_products(kind: str, processor: dict[str, Any]) -> tuple[bool, str]:
             "which the gain comes: expect less than the published speed"
         )
     return True, "activations travel as uint8, which runs on this processor's VNNI instructions"
+
+
+def _fused(kind: str) -> tuple[bool, str]:
+    if kind != "gpu":
+        return False, f"they are for NVIDIA GPUs, this is {kind}"
+    return False, "on request: program.with_kernels('pallas'); their speed was never measured"
 
 
 def _compiled() -> tuple[bool, str]:
