@@ -6,6 +6,7 @@ leaves take their places (``fuse_leaves``) and hand on a *pending* value instead
 what it is to be computed from; the activation that reads it computes all in one kernel. The graph
 is untouched, and every number comes from the leaves' own arithmetic: the kernels of
 ``integer.pallas_linear`` and ``pallas_attention`` are given the leaves as their epilogues.
+LayerNorm, which passes over its rows several times, is a kernel of its own.
 
 Whatever else reads a pending value *settles* it: it is computed leaf by leaf, as without fusion.
 """
@@ -25,6 +26,7 @@ from ibert_jax.layers.activation import WIDEST_NARROW, IntegerAct, IntegerPass
 from ibert_jax.layers.attention import IntegerContext, IntegerScores
 from ibert_jax.layers.dropout import IntegerDropout
 from ibert_jax.layers.gelu import IntegerGELU
+from ibert_jax.layers.layernorm import IntegerLayerNorm
 from ibert_jax.layers.linear import IntegerLinear
 from ibert_jax.layers.softmax import IntegerSoftmax
 from ibert_jax.models.encoder import IBertEncoder
@@ -58,6 +60,8 @@ def _fused(leaf: Any, kernels: str, attention: bool) -> Any:
         return Settling(leaf)
     if isinstance(leaf, IntegerAct):
         return FusedAct(leaf, kernels)
+    if isinstance(leaf, IntegerLayerNorm):
+        return FusedLayerNorm(leaf, kernels)
     return FUSED.get(type(leaf), Settling)(leaf)
 
 
@@ -268,6 +272,29 @@ class FusedAct:
             return leaf(first.settle(), *others)
 
         return lax.platform_dependent(first, self.leaf, *others, cuda=fused, default=apart)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class FusedLayerNorm:
+    """A LayerNorm in one kernel, its row held in registers."""
+
+    leaf: IntegerLayerNorm
+    kernels: str = dataclasses.field(metadata={"static": True})
+
+    def __call__(self, q: Any) -> jax.Array:
+        from ibert_jax.integer.pallas_layernorm import fused_normalize
+
+        def fused(q: jax.Array, leaf: IntegerLayerNorm, interpret: bool = False) -> jax.Array:
+            return fused_normalize(q, leaf.eps_mantissa, leaf.eps_exponent, interpret=interpret)
+
+        def apart(q: jax.Array, leaf: IntegerLayerNorm) -> jax.Array:
+            return leaf(q)
+
+        q = settled(q)
+        if self.kernels == INTERPRETED:
+            return fused(q, self.leaf, interpret=True)
+        return lax.platform_dependent(q, self.leaf, cuda=fused, default=apart)
 
 
 FUSED: dict[type, Any] = {

@@ -91,7 +91,7 @@ def _inverse_deviation(
     y: jax.Array, shift: jax.Array, eps_mantissa: jax.Array, eps_exponent: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
     """(factor, down): y * factor / 2^down is y over its row's deviation, to 14 bits."""
-    halvings = _halvings(y.shape[-1])
+    halvings = halvings_of(y.shape[-1])
     constants = jnp.asarray(rounding(y.shape[-1]), jnp.int32)
     squares = ((y * y + align(constants, y.ndim)) >> halvings).astype(jnp.uint32)
     total = row_sum(squares)
@@ -103,7 +103,7 @@ def _inverse_deviation(
     return (numerator(y.shape[-1]) + (root >> 1)) // root, 16 - (zeros >> 1)
 
 
-def _halvings(channels: int) -> int:
+def halvings_of(channels: int) -> int:
     """How far squares are shifted right so that a row of them sums below 2^31."""
     return max(math.ceil(math.log2(channels)) - 1, 0)
 
@@ -114,14 +114,18 @@ def rounding(channels: int) -> list[int]:
     It spreads evenly over [0, 2^halvings) from any channel on, so that the errors of equal
     squares cancel.
     """
-    size = 1 << _halvings(channels)
-    step = (GOLDEN * size) >> 16 | 1
+    size, step = 1 << halvings_of(channels), golden_step(channels)
     return [channel * step % size for channel in range(channels)]
+
+
+def golden_step(channels: int) -> int:
+    """From one channel's rounding to the next one's: odd, so that all are met."""
+    return (GOLDEN << halvings_of(channels)) >> 16 | 1
 
 
 def numerator(channels: int) -> int:
     """round(2^30 sqrt(C / 2^halvings)), in [2^30, 2^30.5]: the constant over the root."""
-    return math.isqrt((channels << 60) >> _halvings(channels))
+    return math.isqrt((channels << 60) >> halvings_of(channels))
 
 
 def largest_result(channels: int) -> int:

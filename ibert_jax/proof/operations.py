@@ -95,7 +95,7 @@ _JAXPR = """
     device_put layout_constraint mesh_cast name optimization_barrier reshard sharding_constraint
     stop_gradient
     all_gather all_to_all axis_index pbroadcast pmax pmin ppermute psum psum_invariant pvary
-    addupdate empty get num_programs program_id swap
+    addupdate empty get masked_load masked_swap num_programs program_id swap
     input output constant dot_u8_s8
 """
 

@@ -16,8 +16,9 @@ import ibert_jax as ib
 from ibert_jax.proof import examine
 from ibert_jax.proof.walk_stablehlo import walk_stablehlo
 
-KERNELS = 7
-"""In a layer: query, key, value, context, two output blocks, the feed-forward's first half."""
+KERNELS = 9
+"""In a layer: query, key, value, context, two output blocks, the feed-forward's first half, and two
+LayerNorms."""
 MODELS = Path(__file__).parents[1] / "data" / "hashes"
 
 
@@ -58,8 +59,9 @@ def test_fused_program_is_certified_where_it_runs() -> None:
     certificate = examine(program("channel").with_kernels("pallas"), 2, 16)
     assert certificate.ok
     operations = certificate.operations["jaxpr"]
-    assert operations["pallas_call"] == operations["swap"] == KERNELS
-    assert operations["dot_general (int8, int8) -> int32"] > KERNELS
+    assert operations["pallas_call"] == KERNELS
+    assert operations["swap"] + operations["masked_swap"] == KERNELS  # one result each
+    assert operations["dot_general (int8, int8) -> int32"] >= KERNELS
 
 
 def test_fused_program_lowers_for_a_gpu() -> None:

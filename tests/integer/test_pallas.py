@@ -15,8 +15,10 @@ from jax.sharding import AbstractDevice, AbstractMesh
 
 from ibert_jax.integer.dyadic import Multiplier, requantize, requantize_sum
 from ibert_jax.integer.gelu import igelu
+from ibert_jax.integer.layernorm import normalize
 from ibert_jax.integer.matmul import int8_linear, shift_bias
 from ibert_jax.integer.pallas_attention import AttentionTiles, fused_attention
+from ibert_jax.integer.pallas_layernorm import fused_normalize
 from ibert_jax.integer.pallas_linear import Tiles, fused_linear
 from ibert_jax.layers.attention import IntegerContext, IntegerScores
 from ibert_jax.layers.softmax import IntegerSoftmax
@@ -147,6 +149,25 @@ def test_attention_of_any_shape(
     assert np.array_equal(fused, plain)
 
 
+@pytest.mark.parametrize("shape", [(5, 2, 24), (3, 768), (7, 1100)])
+def test_rows_are_normalized_alike(shape: tuple[int, ...]) -> None:
+    """Loud rows, quiet and constant ones, without eps and with a large one."""
+    rng = np.random.default_rng(shape[-1])
+    x = rng.integers(-(2**19), 2**19, shape)
+    x[0] = 2**19 - 1
+    x[1] = rng.integers(-3, 4, shape[1:])
+    x[2] >>= 9
+
+    @jax.jit
+    def both(*x: Any) -> tuple[jax.Array, jax.Array]:
+        return normalize(*x), fused_normalize(*x, interpret=True)
+
+    for eps in ((0, -64), (2**30 + 12345, -24), (2**31 - 1, 2)):
+        plain, fused = both(jnp.asarray(x, jnp.int32), *map(jnp.int32, eps))
+        assert np.array_equal(fused, plain)
+        assert len(np.unique(plain)) > 100
+
+
 def test_kernels_lower_to_triton_without_a_gpu() -> None:
     """Every operation in them has a rule there, and their products stay 8-bit."""
 
@@ -161,9 +182,10 @@ def test_kernels_lower_to_triton_without_a_gpu() -> None:
         context = fused_attention(
             inner, inner, inner, mask, softmax, to_8_bits, act, heads=4, published=True
         )
-        return fused_attention(
+        context = fused_attention(
             context, inner, inner, mask, softmax, to_8_bits, act, heads=4, published=False
         )
+        return fused_normalize(context.astype(jnp.int32), bias[0], bias[1])
 
     n, b, t = 256, 2, 300
     traced = jax.jit(run).trace(
@@ -179,4 +201,4 @@ def test_kernels_lower_to_triton_without_a_gpu() -> None:
     with jax.sharding.use_abstract_mesh(h200), warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # of JAX 0.11, of the backend
         lowered = traced.lower(lowering_platforms=("cuda",)).as_text()
-    assert lowered.count("custom_call @__gpu$xla.gpu.triton") == 3
+    assert lowered.count("custom_call @__gpu$xla.gpu.triton") == 4
