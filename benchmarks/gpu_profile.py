@@ -16,6 +16,7 @@ from typing import Any
 LEAF = re.compile(r"jit\((\w+(?:\.\w+)+)\)")
 INSTRUCTION = re.compile(r"^\s*(?:ROOT )?%?([\w.\-]+) = .*?op_name=\"([^\"]*)\"", re.MULTILINE)
 FORWARDS = 3
+AROUND = ("while", "conditional", "call")
 
 
 def stages(forward: Any) -> dict[str, dict[str, float]]:
@@ -39,6 +40,8 @@ def stages(forward: Any) -> dict[str, dict[str, float]]:
     seconds: Counter[str] = Counter()
     kernels: Counter[str] = Counter()
     for instruction, kernel, duration in events:
+        if instruction.startswith(AROUND):  # on a CPU, where these are events of their own
+            continue
         stage = _stage(origins, instruction, kernel)
         seconds[stage] += duration
         kernels[stage] += 1
