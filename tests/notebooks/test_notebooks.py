@@ -38,7 +38,7 @@ def executed(path: Path) -> NotebookNode:
     refresh = importlib.util.module_from_spec(specification)
     specification.loader.exec_module(refresh)
     # What is compiled here runs for a second: compiling it well would cost more than it gains.
-    return refresh.executed(path, XLA_FLAGS="--xla_backend_optimization_level=0")
+    return refresh.executed(path, JAX_DISABLE_MOST_OPTIMIZATIONS="true")
 
 
 def outputs(notebook: NotebookNode) -> list[NotebookNode]:
