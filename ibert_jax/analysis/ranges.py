@@ -79,6 +79,14 @@ def calibration_report(
         batches: the model's arguments by name; where given, saturation is measured on them, with
             one compilation for each shape. Tokens that the attention mask excludes do not count.
         saturated: shares by path that are known already, such as a certificate's ``saturation``.
+
+    Returns:
+        A row for each quantized activation that has a range, in the order of the model's leaves;
+        ranges and scales in units of the value, saturation as a share. None are there before
+        ``ib.calibrate``.
+
+    Raises:
+        ValueError, TypeError: a batch that the model does not take.
     """
     saturated = _saturation(model, batches) if saturated is None else saturated
     rows = []

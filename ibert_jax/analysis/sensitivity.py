@@ -125,6 +125,10 @@ def sensitivity(
             float in ``alone`` and quantized in ``without``.
         progress: wraps the sweep's items, to show how far it is.
 
+    Returns:
+        A row for each leaf or group, the costliest first; distances without unit, relative to the
+        float outputs.
+
     Raises:
         ValueError: no batch, nothing matches ``leaves``, an unknown group, or ranges that were
             never calibrated.
