@@ -1,7 +1,8 @@
 """Draw the README's picture of the speed table from the figures that `cpu.py --record` wrote.
 
-    python benchmarks/plot.py [benchmarks/results/cpu.json] [--output docs/speed.svg]
+    python benchmarks/plot.py [benchmarks/results/cpu.json]
 
+writes docs/speed.svg, and the lines of the README between its two `speed` comments.
 A column of bars for each case, a row for each contender; a bar is tokens a second, beside it how
 many times slower than the integer program (the median over rounds of the ratios, as recorded). SVG
 by hand, so that it follows the reader's light or dark colours and needs no library.
@@ -11,12 +12,17 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
+import textwrap
 from html import escape
 from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).parent
 OURS, MIXED = "ibert_jax int8", "mixed"  # as cpu.py calls them
+
+BLOCK = re.compile(r"(<!-- speed -->)(.*?)(<!-- /speed -->)", re.DOTALL)
+"""The README's lines that are made here."""
 
 _NAMES, _COLUMN, _ROW, _TOP = 168, 184, 24, 74  # pixels
 _LONGEST = 80  # of a bar
@@ -62,6 +68,31 @@ def draw(record: dict[str, Any]) -> str:
     return "\n".join(parts) + "\n"
 
 
+def described(record: dict[str, Any]) -> str:
+    """The README's lines: the picture, and the same in a few words, for those who see none."""
+    said = []
+    for case, found in record["cases"].items():
+        ratios = {
+            name: entry["ours_is_faster_by"]
+            for name, entry in found["contenders"].items()
+            if name != OURS and "ours_is_faster_by" in entry
+        }
+        if ratios:
+            nearest = min(ratios, key=lambda name: ratios[name])
+            said.append(f"{_said(case)}: {ratios[nearest]:.2f} ({nearest})")
+    words = (
+        f"{record['layers']} layers of RoBERTa-base on {record['cpu']}, {record['threads']} threads."
+        f" So many times as fast as the fastest of the others: {'; '.join(said)}."
+    )
+    return "\n".join(
+        [
+            '<img src="docs/speed.svg" width="860" alt="Tokens a second of each contender">',
+            "",
+            *textwrap.wrap(words, 100),
+        ]
+    )
+
+
 def _column(left: int, case: str, found: dict[str, Any], names: list[str]) -> list[str]:
     """The bars of one case."""
     rates = {name: found["tokens"] / e["median"] for name, e in found["contenders"].items()}
@@ -99,11 +130,14 @@ def _text(x: int, y: int, text: str, kind: str = "", *, end: bool = False) -> st
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("record", type=Path, nargs="?", default=HERE / "results" / "cpu.json")
-    parser.add_argument("--output", type=Path, default=HERE.parent / "docs" / "speed.svg")
+    parser.add_argument("--root", type=Path, default=HERE.parent, help="where README.md is")
     options = parser.parse_args()
-    svg = draw(json.loads(options.record.read_text(encoding="utf-8")))
-    options.output.write_text(svg, encoding="utf-8")
-    print(f"{options.output} drawn from {options.record}")
+    record = json.loads(options.record.read_text(encoding="utf-8"))
+    picture, readme = options.root / "docs" / "speed.svg", options.root / "README.md"
+    picture.write_text(draw(record), encoding="utf-8")
+    text = readme.read_text(encoding="utf-8")
+    readme.write_text(BLOCK.sub(lambda m: f"{m[1]}\n{described(record)}\n{m[3]}", text), "utf-8")
+    print(f"{picture} and the lines of {readme} made from {options.record}")
 
 
 if __name__ == "__main__":

@@ -87,6 +87,7 @@ class QuantConfig:
         return values
 
     def replace(self, **changes: Any) -> Self:
+        """A copy with changes; raises ValueError as the constructor does."""
         return dataclasses.replace(self, **changes)
 
     def width(self, setting: str, path: str) -> int:
