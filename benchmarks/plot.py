@@ -81,7 +81,7 @@ def described(record: dict[str, Any]) -> str:
             nearest = min(ratios, key=lambda name: ratios[name])
             said.append(f"{_said(case)}: {ratios[nearest]:.2f} ({nearest})")
     words = (
-        f"{record['layers']} layers of RoBERTa-base on {record['cpu']}, {record['threads']} threads."
+        f"RoBERTa-base, {record['layers']} layers, on {record['cpu']}, {record['threads']} threads."
         f" So many times as fast as the fastest of the others: {'; '.join(said)}."
     )
     return "\n".join(

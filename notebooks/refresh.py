@@ -24,11 +24,8 @@ HERE = Path(__file__).parent
 COLOURS = 64
 
 
-def executed(path: Path, **more: str) -> NotebookNode:
+def executed(path: Path) -> NotebookNode:
     """The notebook after a run in a kernel of its own, in its folder, on this checkout.
-
-    Args:
-        more: variables of the environment, besides this process's.
 
     Raises:
         nbclient.exceptions.CellExecutionError: a cell raised.
@@ -41,7 +38,6 @@ def executed(path: Path, **more: str) -> NotebookNode:
             "IPYTHONDIR": settings,  # nobody's own settings
             "JAX_NUMPY_DTYPE_PROMOTION": "strict",  # as in the tests
             "JAX_NUMPY_RANK_PROMOTION": "raise",
-            **more,
         }
         client = NotebookClient(
             notebook,

@@ -37,8 +37,7 @@ def executed(path: Path) -> NotebookNode:
     assert specification is not None and specification.loader is not None
     refresh = importlib.util.module_from_spec(specification)
     specification.loader.exec_module(refresh)
-    # What is compiled here runs for a second: compiling it well would cost more than it gains.
-    return refresh.executed(path, JAX_DISABLE_MOST_OPTIMIZATIONS="true")
+    return refresh.executed(path)
 
 
 def outputs(notebook: NotebookNode) -> list[NotebookNode]:
