@@ -78,6 +78,7 @@ class Process:
             text=True,
             env={
                 **os.environ,
+                "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",  # half the time to compile
                 "JAX_COMPILATION_CACHE_DIR": str(cache),
                 "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
                 "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
