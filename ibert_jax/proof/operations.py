@@ -111,7 +111,7 @@ _STABLEHLO = """
 """
 
 _MLIR_FRAME = """
-    builtin.module func.call func.func func.return
+    builtin.module chlo.scan func.call func.func func.return
     sdy.all_gather sdy.all_reduce sdy.all_slice sdy.all_to_all sdy.collective_permute
     sdy.constant sdy.manual_computation sdy.mesh sdy.named_computation sdy.propagation_barrier
     sdy.reshard sdy.return sdy.sharding_constraint sdy.sharding_group

@@ -188,7 +188,7 @@ def test_kernels_lower_to_triton_without_a_gpu() -> None:
         return fused_normalize(context.astype(jnp.int32), bias[0], bias[1])
 
     n, b, t = 256, 2, 300
-    traced = jax.jit(run).trace(
+    arguments = (
         array((b, t, 128), "int8"),
         array((n, 128), "int8"),
         array((n,), "int32"),
@@ -200,5 +200,5 @@ def test_kernels_lower_to_triton_without_a_gpu() -> None:
     h200 = AbstractMesh((), (), abstract_device=AbstractDevice("NVIDIA H200", 132, "gpu"))
     with jax.sharding.use_abstract_mesh(h200), warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # of JAX 0.11, of the backend
-        lowered = traced.lower(lowering_platforms=("cuda",)).as_text()
+        lowered = jax.jit(run).trace(*arguments).lower(lowering_platforms=("cuda",)).as_text()
     assert lowered.count("custom_call @__gpu$xla.gpu.triton") == 4
