@@ -90,11 +90,12 @@ def run_whole(command: list[str], output: Path, rows: int) -> dict[str, object]:
     assert process.stderr is not None
     said = process.stderr.read().decode()
     assert process.returncode == 0, said
+    summary = said.strip().splitlines()[0].removeprefix("ibert-jax: ")
     return {
         "seconds": round(time.monotonic() - started, 1),
         "resident_mib_by_tenths": resident,
         "peak_mib": peak,
-        "said": said.strip().splitlines()[0].removeprefix("ibert-jax: "),
+        "said": summary.replace(str(output), output.name),
     }
 
 
