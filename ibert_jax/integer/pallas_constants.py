@@ -13,6 +13,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+SUMMED = 32
+"""The least length of an axis that a matrix product sums over: an instruction takes 32 bytes."""
+
 
 def pack_constants(
     constants: Any, columns: int
@@ -69,6 +72,6 @@ def pad_to(x: jax.Array, shape: tuple[int, ...]) -> jax.Array:
     return jnp.pad(x, room) if any(end for _, end in room) else x
 
 
-def power_of_two(size: int) -> int:
-    """The least power of two from 16 on, Triton's smallest matrix, that holds ``size``."""
-    return max(16, 1 << (size - 1).bit_length())
+def power_of_two(size: int, least: int = 16) -> int:
+    """The least power of two from ``least`` on that holds ``size``."""
+    return max(least, 1 << (size - 1).bit_length())

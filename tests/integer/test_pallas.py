@@ -23,7 +23,7 @@ from ibert_jax.integer.pallas_linear import Tiles, fused_linear
 from ibert_jax.layers.attention import IntegerContext, IntegerScores
 from ibert_jax.layers.softmax import IntegerSoftmax
 
-SMALL = Tiles(rows=16, columns=32, depth=16)
+SMALL = Tiles(rows=16, columns=32, depth=32)
 
 
 def multiplier(rng: np.random.Generator, shifts: tuple[int, int], shape: Any = (), bits: int = 15):
@@ -58,7 +58,7 @@ def linear_case(rows: int, k: int, n: int) -> tuple[jax.Array, jax.Array, jax.Ar
 
 @settings(max_examples=3, deadline=None)
 @given(*[st.integers(1, 70)] * 3)
-@example(16, 32, 32)  # whole tiles
+@example(16, 64, 32)  # whole tiles
 def test_linear_with_gelu_of_any_shape(rows: int, k: int, n: int) -> None:
     q, weight, bias = linear_case(rows, k, n)
     rng = np.random.default_rng(k)
@@ -113,8 +113,8 @@ def attention_case(batch: int, length: int, channels: int, seed: int) -> Any:
 
 @pytest.mark.parametrize("published", [False, True])
 @settings(max_examples=2, deadline=None)
-@given(st.integers(1, 3), st.integers(1, 50), st.integers(1, 3), st.sampled_from([8, 12, 32]))
-@example(2, 32, 2, 16)  # whole slices
+@given(st.integers(1, 3), st.integers(1, 70), st.integers(1, 3), st.sampled_from([8, 12, 32]))
+@example(2, 64, 2, 32)  # whole slices
 def test_attention_of_any_shape(
     published: bool, batch: int, length: int, heads: int, width: int
 ) -> None:
@@ -140,7 +140,7 @@ def test_attention_of_any_shape(
             heads=heads,
             kept_heads=kept,
             published=published,
-            tiles=AttentionTiles(queries=16, keys=16),
+            tiles=AttentionTiles(queries=16, keys=32),
             interpret=True,
         )
 
