@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.core import Tracer
 
 WIDE_VECTORS = {"xla_cpu_prefer_vector_width": 512}
 """XLA emits vectors of 256 bits unless told otherwise, also where the CPU has twice as many."""
@@ -35,7 +36,7 @@ def jit_program(function: Callable[..., Any], **options: Any) -> Callable[..., A
 
 def _tracing() -> bool:
     """Whether what is computed now goes into a program that is being traced."""
-    return isinstance(lax.clz(jnp.uint32(1)), jax.core.Tracer)
+    return isinstance(lax.clz(jnp.uint32(1)), Tracer)
 
 
 def _accepted() -> dict[str, Any]:
