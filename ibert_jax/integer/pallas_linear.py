@@ -68,15 +68,21 @@ class Tiles:
     stages: int = 3
 
     def for_shape(self, rows: int, columns: int, depth: int) -> Tiles:
-        """Smaller ones for an operand that would fill only part of a tile."""
-        return dataclasses.replace(
-            self,
-            rows=min(self.rows, power_of_two(rows)),
-            columns=min(self.columns, power_of_two(columns)),
-            depth=min(self.depth, power_of_two(depth, SUMMED)),
-        )
+        """Smaller ones for operands that would fill only part of a tile, or of the GPU."""
+        high, wide = min(self.rows, power_of_two(rows)), min(self.columns, power_of_two(columns))
+        while -(-rows // high) * -(-columns // wide) < ENOUGH and max(high, wide) > SMALLEST:
+            high, wide = (high // 2, wide) if high > wide else (high, wide // 2)
+        as_asked = (high, wide) == (self.rows, self.columns)
+        warps = self.warps if as_asked else max(min(self.warps, high * wide // RESULTS_A_WARP), 1)
+        slices = min(self.depth, power_of_two(depth, SUMMED))
+        return dataclasses.replace(self, rows=high, columns=wide, depth=slices, warps=warps)
 
 
+ENOUGH = 128
+"""Programs: with fewer, multiprocessors of a large GPU have nothing to do."""
+SMALLEST = 32
+"""Rows or columns of a tile; smaller ones read their operands too often."""
+RESULTS_A_WARP = 2048
 DEFAULT_TILES = Tiles()
 
 

@@ -102,6 +102,13 @@ def test_linear_with_a_residual_in_20_bits(tiles: Tiles) -> None:
     assert np.array_equal(fused, plain)
 
 
+def test_tiles_leave_no_multiprocessor_idle() -> None:
+    assert Tiles().for_shape(16384, 768, 768) == Tiles()
+    assert Tiles().for_shape(128, 768, 3072) == Tiles(rows=32, columns=32, warps=1)
+    assert Tiles().for_shape(1024, 3072, 768) == Tiles()
+    assert Tiles().for_shape(7, 20, 20) == Tiles(rows=16, columns=32, depth=32, warps=1)
+
+
 def attention_case(batch: int, length: int, channels: int, seed: int) -> Any:
     """int8 query, key, value and a mask; the last row keeps no key, the first all."""
     rng = np.random.default_rng(seed)
