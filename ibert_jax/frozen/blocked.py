@@ -27,14 +27,17 @@ WORTH_IT = 2**24
 def block_attention(network: nnx.Module) -> None:
     """Let the integer leaves of attention work block by block where that pays, in place.
 
-    Attention then has no weights to return.
+    Attention then has no weights to return. One whose softmax was left in float stays as it is.
     """
     blocked = {
         IntegerScores: FusedScores,
         IntegerSoftmax: FusedSoftmax,
         IntegerContext: BlockedContext,
     }
-    for path, leaf in integer_leaves(network).items():
+    leaves = integer_leaves(network)
+    if not blocked.keys() <= {type(leaf) for leaf in leaves.values()}:
+        return
+    for path, leaf in leaves.items():
         if type(leaf) in blocked:
             put_leaf(network, path, nnx.data(blocked[type(leaf)](leaf)))
 
