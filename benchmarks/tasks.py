@@ -230,6 +230,9 @@ def markdown(found: dict[str, Any]) -> str:
         for one in found["runs"]
         if one["differs_from_table"]
     ]
+    missing = [task for task in found["hyperparameters"] if task not in found["tasks"]]
+    if missing:
+        lines += ["", f"Without a finished run: {', '.join(missing)}."]
     if notes:
         lines += ["", "Options of runs that are not those of the table:", "", *notes]
     task = next(iter(found["tasks"]))

@@ -61,5 +61,6 @@ def test_the_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert over["mean"] == pytest.approx(-0.75)
     page = tasks.markdown(found)
     assert "| cola | matthews | 10 | 0, 1 | 51.00 ± 1.00 | 49.00 ± 1.00 |" in page
+    assert "Without a finished run: snli, wnut17, squad, commonsenseqa." in page
     assert '* cola, seed 1: {"batch_size": 16}' in page
     assert str(tmp_path) not in page + json.dumps(found)
