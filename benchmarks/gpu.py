@@ -21,6 +21,7 @@ import statistics
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -120,7 +121,7 @@ def measure(options: argparse.Namespace, case: str) -> dict[str, Any]:
         if time.monotonic() > options.deadline:
             print(f"  {name} is left out: no time left (--minutes)")
             continue
-        started = Worker(__file__, "--worker", name, *shared(options, case))
+        started = Worker(__file__, "--worker", name, *shared(options, case), **kept(options))
         try:
             # One after the other: XLA times kernels while it compiles.
             found[name] = {**started.ask(), "seconds": []}
@@ -156,6 +157,11 @@ def share_of_peak(device: str, rate: float) -> float | None:
 
 def shared(options: argparse.Namespace, case: str) -> list[str]:
     return ["--cache", str(options.cache), "--cases", case]
+
+
+def kept(options: argparse.Namespace) -> dict[str, str]:
+    """The environment of workers that find what others have compiled."""
+    return {"JAX_COMPILATION_CACHE_DIR": str(options.cache / "compiled")}
 
 
 def profile(options: argparse.Namespace, case: str) -> dict[str, Any]:
@@ -250,11 +256,13 @@ def main() -> int:
         "size": options.size,
         "layers": gpu_contenders.LAYERS[options.size],
         "rounds": options.rounds,
-        "hashes": {kernels: hashes(kernels) for kernels in ("xla", "pallas")},
         "cases": {},
     }
     options.cache = options.cache / options.size
-    gpu_contenders.prepare(options.cache, options.size)
+    with ThreadPoolExecutor() as side_by_side:
+        found = {kernels: side_by_side.submit(hashes, kernels) for kernels in ("xla", "pallas")}
+        gpu_contenders.prepare(options.cache, options.size)
+        results["hashes"] = {kernels: future.result() for kernels, future in found.items()}
     for case in options.cases:
         batch, length = map(int, case.split("x"))
         entry: dict[str, Any] = {"operations": operations(options.size, batch, length)}
@@ -271,7 +279,7 @@ def main() -> int:
 
 
 def compare(options: argparse.Namespace, case: str) -> dict[str, Any]:
-    started = Worker(__file__, "--equality", *shared(options, case))
+    started = Worker(__file__, "--equality", *shared(options, case), **kept(options))
     try:
         return started.ask()
     except RuntimeError as error:

@@ -18,8 +18,9 @@ pipe that retires 64 a cycle in each multiprocessor, 15.5 T/s in all. GELU betwe
 requantizations is 23 of them an element (counted in the disassembled kernel): 75 us for those 50 M
 elements, more than the product itself.
 
-Integer sums do not depend on their order, and the epilogue is the very function of the plain path:
-the integers are the same. The kernels are Pallas for the Triton backend: it takes 8-bit integers
+Integer sums do not depend on their order, none of their parts is larger than K 2^14 (with the bias
+below 2^31 for K up to 2^16), and the epilogue is the very function of the plain path: the integers
+are the same. The kernels are Pallas for the Triton backend: it takes 8-bit integers
 in ``dot`` and every operation that the epilogues are made of, on Ampere and later. (Pallas' other
 backend, Mosaic GPU, reaches Hopper's copy engine, but its matrix product is another instruction
 for each generation.)
