@@ -87,6 +87,19 @@ def test_options_are_those_of_the_library() -> None:
     assert TrainOptions(**given) == options
 
 
+def test_patterns_on_the_command_line(capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["train", "M", "--train", "T", "--output", "O", "--rate-factors", "a.*=10", "b=0"]
+    words += ["--bit-overrides", "encoder.layer.0.*:activation_bits=4"]
+    options = TrainOptions(**train.fields(build_parser().parse_args(words)))
+    assert options.rate_factors == (("a.*", 10.0), ("b", 0.0))
+    assert options.bit_overrides == (("encoder.layer.0.*", {"activation_bits": 4}),)
+    for wrong, said in (("a=b", "a pattern and a number"), ("a:weight_bits", "and its bits")):
+        flag = "--bit-overrides" if ":" in wrong else "--rate-factors"
+        with pytest.raises(SystemExit):
+            build_parser().parse_args([*words, flag, wrong])
+        assert said in capsys.readouterr().err
+
+
 def test_the_three_lives_agree(
     trained: Path,
     quantized: Path,
