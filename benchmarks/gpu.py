@@ -29,7 +29,7 @@ from typing import Any
 import gpu_contenders
 import numpy as np
 from gpu_contenders import BFLOAT16, CONTENDERS, PALLAS, XLA, operations
-from workers import Worker
+from workers import DEFAULTS, Worker
 
 from ibert_jax.files import write_whole
 
@@ -187,7 +187,10 @@ def hashes(kernels: str) -> dict[str, Any]:
     """Whether the committed hashes are found here."""
     script = Path(__file__).with_name("hashes.py")
     done = subprocess.run(
-        [sys.executable, str(script), "--kernels", kernels], capture_output=True, text=True
+        [sys.executable, str(script), "--kernels", kernels],
+        capture_output=True,
+        text=True,
+        env={**DEFAULTS, **os.environ},
     )
     lines = done.stdout.strip().splitlines() or done.stderr.strip().splitlines()
     verdict = lines[-1] if lines else "no answer"

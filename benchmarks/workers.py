@@ -9,20 +9,22 @@ import sys
 import tempfile
 from typing import Any
 
+DEFAULTS = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false", "TF_CPP_MIN_LOG_LEVEL": "2"}
+"""Of the environment: several processes share a GPU's memory."""
+
 
 class Worker:
     """A process of a script. Its errors go to a file, of which the end is told if it dies."""
 
     def __init__(self, script: str, *arguments: str, **environment: str) -> None:
         self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115, it lives as long as the process
-        defaults = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false", "TF_CPP_MIN_LOG_LEVEL": "2"}
         self._process = subprocess.Popen(
             [sys.executable, script, *arguments],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,
             text=True,
-            env={**defaults, **os.environ, **environment},
+            env={**DEFAULTS, **os.environ, **environment},
         )
 
     def ask(self, line: str = "") -> dict[str, Any]:
