@@ -23,6 +23,8 @@ from ibert_jax.training.step import dropout_key, initial_state, make_train_step
 
 from .conftest import BAD, FILL, GOOD, WORDS, make_backend
 
+pytestmark = pytest.mark.usefixtures("unoptimized")
+
 _STEPS = 30
 
 
