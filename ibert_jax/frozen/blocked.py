@@ -15,7 +15,7 @@ from jax import lax
 
 from ibert_jax.frozen.fused import FusedScores, FusedSoftmax, PendingWeights
 from ibert_jax.frozen.network import integer_leaves, put_leaf
-from ibert_jax.layers.attention import IntegerContext, IntegerScores
+from ibert_jax.layers.attention import IntegerContext
 from ibert_jax.layers.softmax import IntegerSoftmax
 
 CACHE = 2**22
@@ -29,17 +29,13 @@ def block_attention(network: nnx.Module) -> None:
 
     Attention then has no weights to return. One whose softmax was left in float stays as it is.
     """
-    blocked = {
-        IntegerScores: FusedScores,
-        IntegerSoftmax: FusedSoftmax,
-        IntegerContext: BlockedContext,
-    }
     leaves = integer_leaves(network)
-    if not blocked.keys() <= {type(leaf) for leaf in leaves.values()}:
-        return
-    for path, leaf in leaves.items():
-        if type(leaf) in blocked:
-            put_leaf(network, path, nnx.data(blocked[type(leaf)](leaf)))
+    for path in [path for path, leaf in leaves.items() if type(leaf) is IntegerContext]:
+        attention = path.removesuffix("context")
+        places = {attention + name: leaves[attention + name] for name in BLOCKED}
+        if type(places[attention + "softmax"]) is IntegerSoftmax:  # and not one left in float
+            for place, leaf in places.items():
+                put_leaf(network, place, nnx.data(BLOCKED[place.removeprefix(attention)](leaf)))
 
 
 def examples_a_block(examples: int, bytes_each: int) -> int:
@@ -82,3 +78,7 @@ class BlockedContext:
 
     def _whole(self, weights: PendingWeights, value: jax.Array) -> jax.Array:
         return self.leaf(weights.settle(), value)
+
+
+BLOCKED = {"scores": FusedScores, "softmax": FusedSoftmax, "context": BlockedContext}
+"""Names of attention's leaves -> what stands in their places."""
