@@ -8,6 +8,9 @@ next examples' begin. The leaves and their numbers are the same.
 from __future__ import annotations
 
 import dataclasses
+import math
+from collections.abc import Sequence
+from typing import Any
 
 import jax
 from flax import nnx
@@ -18,24 +21,35 @@ from ibert_jax.frozen.network import integer_leaves, put_leaf
 from ibert_jax.layers.attention import IntegerContext
 from ibert_jax.layers.softmax import IntegerSoftmax
 
+LEAVES = ("scores", "softmax", "context")
+"""Attention's leaves by name."""
 CACHE = 2**22
 """Bytes of scores that a block may have, but for a single example of more."""
 WORTH_IT = 2**24
 """Bytes of scores from which on a batch is cut."""
 
 
-def block_attention(network: nnx.Module) -> None:
-    """Let the integer leaves of attention work block by block where that pays, in place.
+def block_attention(network: nnx.Module, shape: Sequence[Any]) -> None:
+    """Let the integer leaves of attention work block by block, if that pays, in place.
 
     Attention then has no weights to return. One whose softmax was left in float stays as it is.
+
+    Args:
+        network: of integer leaves, stacked or not.
+        shape: of the tokens, [..., T]; of an export, some of it symbols, which leave it whole.
     """
     leaves = integer_leaves(network)
     for path in [path for path, leaf in leaves.items() if type(leaf) is IntegerContext]:
         attention = path.removesuffix("context")
-        places = {attention + name: leaves[attention + name] for name in BLOCKED}
-        if type(places[attention + "softmax"]) is IntegerSoftmax:  # and not one left in float
-            for place, leaf in places.items():
-                put_leaf(network, place, nnx.data(BLOCKED[place.removeprefix(attention)](leaf)))
+        scores, softmax, context = (leaves[attention + name] for name in LEAVES)
+        if type(softmax) is not IntegerSoftmax or not all(isinstance(n, int) for n in shape):
+            continue
+        examples, length = math.prod(shape[:-1]), shape[-1]
+        block = examples_a_block(examples, 4 * context.heads * length * length)
+        if block < examples:
+            blocked = FusedScores(scores), FusedSoftmax(softmax), BlockedContext(context, block)
+            for name, leaf in zip(LEAVES, blocked, strict=True):
+                put_leaf(network, attention + name, nnx.data(leaf))
 
 
 def examples_a_block(examples: int, bytes_each: int) -> int:
@@ -52,15 +66,10 @@ class BlockedContext:
     """A weighted mean of the values that computes the weights it reads, block by block."""
 
     leaf: IntegerContext
+    block: int = dataclasses.field(metadata={"static": True})
 
     def __call__(self, weights: PendingWeights, value: jax.Array) -> jax.Array:
         """int8 [B, T, H * D] -> int32 [B, T, H * D]."""
-        examples, length, _ = value.shape
-        if not all(isinstance(n, int) for n in (examples, length)):  # symbolic, in an export
-            return self._whole(weights, value)
-        block = examples_a_block(examples, 4 * self.leaf.heads * length * length)
-        if block == examples:
-            return self._whole(weights, value)
 
         def in_blocks(weights: PendingWeights, value: jax.Array) -> jax.Array:
             scores = weights.scores
@@ -71,14 +80,10 @@ class BlockedContext:
                 return self._whole(dataclasses.replace(weights, scores=own, mask=mask), value)
 
             batch = (scores.query, scores.key, weights.mask, value)
-            cut = jax.tree.map(lambda x: x.reshape(-1, block, *x.shape[1:]), batch)
+            cut = jax.tree.map(lambda x: x.reshape(-1, self.block, *x.shape[1:]), batch)
             return lax.map(one, cut).reshape(value.shape)
 
         return lax.platform_dependent(weights, value, cpu=in_blocks, default=self._whole)
 
     def _whole(self, weights: PendingWeights, value: jax.Array) -> jax.Array:
         return self.leaf(weights.settle(), value)
-
-
-BLOCKED = {"scores": FusedScores, "softmax": FusedSoftmax, "context": BlockedContext}
-"""Names of attention's leaves -> what stands in their places."""

@@ -253,7 +253,7 @@ def _run(
     if model.kernels != XLA:
         fuse_leaves(network, model.kernels, attention=not output_attentions)
     elif not output_attentions:
-        block_attention(network)
+        block_attention(network, inputs["attention_mask"].shape)
     name_leaves(network)
     return network(
         **inputs,
