@@ -15,21 +15,19 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import platform
 import resource
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import cpu_contenders
 import numpy as np
 from cpu_contenders import CONTENDERS, OURS, PREPARE, VOCABULARY
+from workers import Worker, versions
 
 from ibert_jax.files import write_whole
 
@@ -86,39 +84,22 @@ def worker(name: str, folder: Path) -> None:
             run(ids, mask)
         seconds = time.perf_counter() - started
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
-        print(json.dumps([seconds, peak / 1024]), flush=True)
+        print(json.dumps({"seconds": seconds, "peak_mib": peak / 1024}), flush=True)
 
 
-class Contender:
-    """A worker process."""
+class Contender(Worker):
+    """A worker process of this script."""
 
     def __init__(self, name: str, folder: Path) -> None:
-        environment = {**os.environ, "OMP_NUM_THREADS": str(cpu_contenders.THREADS)}
-        self._process = subprocess.Popen(
-            [sys.executable, __file__, "--worker", name, "--cache", str(folder)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE if "-v" not in sys.argv else None,
-            text=True,
-            env=environment,
+        threads = str(cpu_contenders.THREADS)
+        super().__init__(
+            __file__, "--worker", name, "--cache", str(folder), OMP_NUM_THREADS=threads
         )
 
     def seconds(self, case: str, lengths: Sequence[int]) -> tuple[float, float]:
         """Of one pass over a case, and the peak memory so far in MiB net of the imports."""
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._process.stdin.write(json.dumps([case, list(lengths)]) + "\n")
-        self._process.stdin.flush()
-        line = self._process.stdout.readline()
-        if not line:
-            error = self._process.stderr.read() if self._process.stderr else ""
-            raise RuntimeError(error.strip().splitlines()[-1] if error.strip() else "it stopped")
-        return tuple(json.loads(line))
-
-    def close(self) -> None:
-        assert self._process.stdin is not None
-        self._process.stdin.close()
-        self._process.wait()
+        found = self.ask(json.dumps([case, list(lengths)]))
+        return found["seconds"], found["peak_mib"]
 
 
 def prepare(folder: Path, layers: int) -> None:
@@ -187,17 +168,6 @@ def show(case: str, found: dict[str, Any], tokens: int) -> None:
         )
 
 
-def versions() -> dict[str, str]:
-    """Of the packages that are there."""
-    found = {"python": platform.python_version()}
-    for package in PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found
-
-
 def cpu_name() -> str:
     for line in Path("/proc/cpuinfo").read_text().splitlines():
         if line.startswith("model name"):
@@ -216,7 +186,6 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=[*CONTENDERS], default=[*CONTENDERS])
     parser.add_argument("--record", type=Path, help="write the figures to this JSON file")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
-    parser.add_argument("-v", action="store_true", help="show what the workers print to stderr")
     options = parser.parse_args()
     if options.worker:
         return worker(options.worker, options.cache)
@@ -239,7 +208,7 @@ def record(options: argparse.Namespace, results: dict[str, Any]) -> None:
         "command": "python benchmarks/cpu.py",
         "cpu": cpu_name(),
         "threads": cpu_contenders.THREADS,
-        "versions": versions(),
+        "versions": versions(PACKAGES),
         "layers": options.layers,
         "rounds": options.rounds,
         "cases": results,

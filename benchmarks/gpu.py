@@ -16,20 +16,18 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import gpu_contenders
 import numpy as np
 from gpu_contenders import BFLOAT16, CONTENDERS, PALLAS, XLA, operations
-from workers import DEFAULTS, Worker
+from workers import DEFAULTS, Worker, versions
 
 from ibert_jax.files import write_whole
 
@@ -220,16 +218,6 @@ def show_profile(case: str, found: dict[str, Any]) -> None:
             print(f"  {e['ms']:8.3f} ms {e['ms'] / whole:6.1%} {e['kernels']:6.0f}  {stage}")
 
 
-def versions() -> dict[str, str]:
-    found = {"python": platform.python_version()}
-    for package in PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--cache", type=Path, required=True, help="where models are prepared")
@@ -255,7 +243,7 @@ def main() -> int:
 
     results: dict[str, Any] = {
         "command": "python benchmarks/gpu.py",
-        "versions": versions(),
+        "versions": versions(PACKAGES),
         "size": options.size,
         "layers": gpu_contenders.LAYERS[options.size],
         "rounds": options.rounds,

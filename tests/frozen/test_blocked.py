@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import jax
@@ -22,6 +23,13 @@ def batch(rows: int, length: int) -> dict[str, np.ndarray]:
     lengths = np.resize([length, 1, 0, length // 2], rows)
     mask = np.arange(length) < lengths[:, None]
     return {"input_ids": np.where(mask, ids, 1), "attention_mask": mask.astype(np.int32)}
+
+
+@pytest.fixture(autouse=True)
+def forget() -> Iterator[None]:
+    """What was compiled with other limits serves nobody else."""
+    yield
+    jax.clear_caches()
 
 
 def cut_into(monkeypatch: pytest.MonkeyPatch, *, block_bytes: int) -> None:
