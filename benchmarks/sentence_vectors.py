@@ -14,7 +14,8 @@ averaged as they are.
                  between) with the numbers
 
 The first rows repeat how the default scheme came about, from I-BERT's own to free scales for
-every channel. With `pip install 'ibert-jax[peers]'` ONNX Runtime's dynamic int8 is measured, too.
+every channel. With `pip install 'ibert-jax[peers]'` ONNX Runtime's dynamic int8 and OpenVINO's
+int8 are measured, too.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -215,32 +217,51 @@ def load(directory: str, scheme: str) -> ib.IBertModel:
 
 
 def peers(args: argparse.Namespace, comparison: Comparison) -> dict[str, str]:
-    """ONNX Runtime's dynamic int8, where it is installed; returns versions."""
-    try:
-        import onnxruntime
-        from onnxruntime.quantization import QuantType, quantize_dynamic
-    except ImportError:
-        return {}
-    import tempfile
+    """Int8 runtimes, where they are installed; returns versions."""
+    found: dict[str, str] = {}
+    for measure in (onnxruntime_rows, openvino_rows):
+        try:
+            found |= measure(args, comparison)
+        except ImportError as error:
+            print(f"left out: {error}")
+    return found
 
+
+def torch_encoder(model: str) -> Any:
+    """A torch module: ids and mask, int64 [B, T] -> last hidden states."""
     import torch
     import transformers
 
     class States(torch.nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.model = transformers.AutoModel.from_pretrained(
-                args.model, attn_implementation="eager"
-            ).eval()
+            self.model = transformers.AutoModel.from_pretrained(model, attn_implementation="eager")
 
         def forward(self, ids: Any, mask: Any) -> Any:
             return self.model(ids, attention_mask=mask).last_hidden_state
+
+    return States().eval()
+
+
+def wide(ids: np.ndarray, mask: np.ndarray) -> dict[str, np.ndarray]:
+    return {"ids": ids.astype(np.int64), "mask": mask.astype(np.int64)}
+
+
+def onnxruntime_rows(args: argparse.Namespace, comparison: Comparison) -> dict[str, str]:
+    """Dynamic int8: weights beforehand, activations as they come."""
+    import onnxruntime
+    import torch
+    from onnxruntime.quantization import QuantType, quantize_dynamic
 
     with tempfile.TemporaryDirectory() as folder:
         exported, quantized = Path(folder) / "float.onnx", Path(folder) / "int8.onnx"
         example = torch.ones((args.batch_size, args.max_length), dtype=torch.int64)
         torch.onnx.export(
-            States(), (example, example), str(exported), input_names=["ids", "mask"], dynamo=False
+            torch_encoder(args.model),
+            (example, example),
+            str(exported),
+            input_names=["ids", "mask"],
+            dynamo=False,
         )
         for name, options in (
             ("ONNX Runtime, dynamic int8, a scale a tensor", {}),
@@ -250,11 +271,34 @@ def peers(args: argparse.Namespace, comparison: Comparison) -> dict[str, str]:
             session = onnxruntime.InferenceSession(str(quantized))
 
             def states(ids: np.ndarray, mask: np.ndarray, session: Any = session) -> np.ndarray:
-                inputs = {"ids": ids.astype(np.int64), "mask": mask.astype(np.int64)}
-                return session.run(None, inputs)[0]
+                return session.run(None, wide(ids, mask))[0]
 
             comparison.measure(name, states)
     return {"onnxruntime": onnxruntime.__version__}
+
+
+def openvino_rows(args: argparse.Namespace, comparison: Comparison) -> dict[str, str]:
+    """Post-training int8 by NNCF, smooth-quant, calibrated on the same sentences."""
+    import nncf
+    import openvino
+    import torch
+
+    example = torch.ones((args.batch_size, args.max_length), dtype=torch.int64)
+    converted = openvino.convert_model(
+        torch_encoder(args.model), example_input={"ids": example, "mask": example}
+    )
+    batches = [wide(*batch) for batch in comparison.data.calibration]
+    quantized = nncf.quantize(
+        converted,
+        nncf.Dataset(batches),
+        model_type=nncf.ModelType.TRANSFORMER,
+        subset_size=len(batches),
+    )
+    compiled = openvino.compile_model(quantized, "CPU")
+    comparison.measure(
+        "OpenVINO, int8 (smooth-quant)", lambda ids, mask: compiled(wide(ids, mask))[0]
+    )
+    return {"openvino": openvino.__version__, "nncf": nncf.__version__}
 
 
 def main() -> None:

@@ -11,12 +11,17 @@ import jax.numpy as jnp
 from jax import lax
 from jax.core import Tracer
 
-WIDE_VECTORS = {"xla_cpu_prefer_vector_width": 512}
-"""XLA emits vectors of 256 bits unless told otherwise, also where the CPU has twice as many."""
+OPTIONS: dict[str, Any] = {
+    # XLA emits vectors of 256 bits unless told otherwise, also where the CPU has twice as many.
+    "xla_cpu_prefer_vector_width": 512,
+    # Every operation already uses all threads; side by side they only wait for one another.
+    "xla_cpu_enable_concurrency_optimized_scheduler": False,
+}
+"""How XLA compiles for CPU, where this version of it knows the option."""
 
 
 def jit_program(function: Callable[..., Any], **options: Any) -> Callable[..., Any]:
-    """``jax.jit(function, **options)`` that uses the CPU's whole vectors.
+    """``jax.jit(function, **options)``, compiled with ``OPTIONS``.
 
     JAX takes options for the compiler at the outermost ``jit`` only; called while another function
     is being traced, ``function`` is compiled with that one and as that one is.
@@ -39,10 +44,15 @@ def _tracing() -> bool:
     return isinstance(lax.clz(jnp.uint32(1)), Tracer)
 
 
+@functools.cache
 def _accepted() -> dict[str, Any]:
-    """The options, if this version of XLA knows them."""
+    """The options that this version of XLA knows."""
+    return {name: value for name, value in OPTIONS.items() if _known(name, value)}
+
+
+def _known(name: str, value: Any) -> bool:
     try:
-        jax.jit(lambda: jnp.int32(0), compiler_options=WIDE_VECTORS)()
+        jax.jit(lambda: jnp.int32(0), compiler_options={name: value})()
     except jax.errors.JaxRuntimeError:
-        return {}
-    return WIDE_VECTORS
+        return False
+    return True
