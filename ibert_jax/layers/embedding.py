@@ -11,6 +11,7 @@ from flax import nnx
 from jax import lax
 
 from ibert_jax.integer.barrier import materialized
+from ibert_jax.layers.initial import initial_normal
 from ibert_jax.layers.leaf import Leaf
 from ibert_jax.quantize.constants import (
     RANGE_FLOOR,
@@ -149,8 +150,7 @@ class QuantEmbedding(Leaf):
         self.per_row = per_row
         self.bits = bits
         self.padding_idx = padding_idx
-        table = initializer_range * jax.random.normal(rngs.params(), (rows, channels), jnp.float32)
-        self.weight = nnx.Param(table)
+        self.weight = initial_normal(rngs, (rows, channels), initializer_range)
 
     def scale(self) -> jax.Array:
         """The scale of the table's 16-bit integers, a short float32 scalar."""

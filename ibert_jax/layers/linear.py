@@ -12,6 +12,7 @@ from jax import lax
 
 from ibert_jax.integer.barrier import materialized
 from ibert_jax.integer.matmul import int8_linear, shift_bias
+from ibert_jax.layers.initial import initial_normal
 from ibert_jax.layers.leaf import Leaf
 from ibert_jax.quantize.constants import reciprocal, round_to, steps_per_unit
 from ibert_jax.quantize.straight_through import straight_through
@@ -117,10 +118,7 @@ class QuantLinear(Leaf):
         super().__init__()
         self.per_channel = per_channel
         self.bits = bits
-        weight = initializer_range * jax.random.normal(
-            rngs.params(), (out_features, in_features), jnp.float32
-        )
-        self.weight = nnx.Param(weight)
+        self.weight = initial_normal(rngs, (out_features, in_features), initializer_range)
         self.bias = nnx.Param(jnp.zeros((out_features,), jnp.float32))
 
     @overload

@@ -17,6 +17,7 @@ from flax import nnx
 from ibert_jax import checks
 from ibert_jax.checkpoints import locate, read_checkpoint, recall, remember, write_checkpoint
 from ibert_jax.config import IBertConfig
+from ibert_jax.layers.initial import LateRngs, draw_late, is_late
 from ibert_jax.layers.leaf import Leaf, leaves_of, set_life
 from ibert_jax.layers.widths import BACKBONE, set_widths
 from ibert_jax.models.inputs import EncoderArguments, EncoderInputs, Life, encoder_inputs
@@ -125,7 +126,11 @@ class IBertPreTrainedModel(nnx.Module):
         if problems:
             raise ValueError("tensors do not fit the model: " + "; ".join(problems))
         for name, value in tensors.items():
-            mine[name][...] = jnp.asarray(value, mine[name].dtype)
+            variable, array = mine[name], jnp.asarray(value, mine[name].dtype)
+            if is_late(variable):
+                variable.set_value(array)
+            else:
+                variable[...] = array  # where the variable's own array lies
         return sorted(set(mine) - set(tensors))
 
     @classmethod
@@ -149,11 +154,12 @@ class IBertPreTrainedModel(nnx.Module):
         checkpoint = read_checkpoint(locate(directory), cls.head, overrides)
         make: Any = cls  # every model takes its configuration and rngs
         rngs = nnx.Rngs(0) if rngs is None else rngs
-        model: Self = make(checkpoint.config, rngs=rngs, **parts)
-        tensors, mine = {**checkpoint.tensors, **checkpoint.ranges}, model.tensors()
+        model: Self = make(checkpoint.config, rngs=LateRngs(rngs), **parts)
+        tensors, mine = {**checkpoint.tensors, **checkpoint.ranges}, dict(model._variables())
         if parts:  # what belongs to a part that is not wanted
             tensors = {name: value for name, value in tensors.items() if name in mine}
-        model.load_tensors(tensors)
+        for name in model.load_tensors(tensors):
+            draw_late(mine[name])
         remember(model, checkpoint.published)
         if missing := [name for name in checkpoint.missing_head if name in mine]:
             logger.warning("newly initialised, train before use: %s", ", ".join(missing))

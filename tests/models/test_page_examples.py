@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from flax import nnx
 from transformers import AutoTokenizer
 
 import ibert_jax as ib
@@ -210,5 +211,7 @@ def test_a_head_that_the_checkpoint_lacks_is_drawn_and_said_so(
     checkpoint(tmp_path, "ForMaskedLM", tokenizer)
     model = ib.IBertForTokenClassification.from_pretrained(tmp_path, num_labels=7)
     assert "newly initialised" in caplog.text and "classifier.weight" in caplog.text
+    drawn_at_once = ib.IBertForTokenClassification(model.config, rngs=nnx.Rngs(0)).classifier
+    assert (model.classifier.weight[...] == drawn_at_once.weight[...]).all()
     inputs = tokenizer(TEXTS[5], **tokenizer.padding)
     assert model(**inputs).logits.shape == (1, 36, 7)
