@@ -7,9 +7,11 @@ Answers go to standard output; progress, notes and errors to standard error. Exi
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 from ibert_jax import __version__
 from ibert_jax.commands import (
@@ -50,15 +52,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
     _quieten()
     try:
-        options.use_compile_cache(args.compile_cache)
-        code = args.run(args)
+        with _logged():
+            options.use_compile_cache(args.compile_cache)
+            code = args.run(args)
         sys.stdout.flush()
     except BrokenPipeError:
         # The reader (head, say) has seen enough; what is left to flush at exit must not complain.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except KeyboardInterrupt:
-        print("ibert-jax: interrupted", file=sys.stderr)
+        advice = "; the same command goes on from there" if getattr(args, "goes_on", False) else ""
+        print(f"ibert-jax: interrupted{advice}", file=sys.stderr)
         return 130
     except (ValueError, OSError) as error:
         if args.traceback or _is_bug(error):
@@ -78,6 +82,20 @@ def _sentence(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
     return str(error)
+
+
+@contextmanager
+def _logged() -> Iterator[None]:
+    """Show the package's warnings as notes, whatever a library does to the root logger."""
+    log, handler = logging.getLogger(__package__), logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("ibert-jax: %(message)s"))
+    log.addHandler(handler)
+    log.propagate = False
+    try:
+        yield
+    finally:
+        log.removeHandler(handler)
+        log.propagate = True
 
 
 def _quieten() -> None:

@@ -50,20 +50,6 @@ def decode_lines(stream: Iterable[bytes], name: str) -> Iterator[Line]:
         yield Line(number, text.rstrip("\r\n"))
 
 
-def not_blank(lines: Iterable[Line], name: str) -> Iterator[Line]:
-    """The lines with something on them.
-
-    Raises ValueError, at the end, where there was none at all.
-    """
-    found = False
-    for line in lines:
-        if line.text.strip():
-            found = True
-            yield line
-    if not found:
-        raise ValueError(f"expected at least one sentence, {name} holds none")
-
-
 class ReadLine(NamedTuple):
     """One line of input, readable or not. number: counted from 1. text: without its line ending.
 

@@ -81,14 +81,14 @@ class Tokenizer:
 
     @classmethod
     def load(cls, directory: str | Path) -> Tokenizer:
-        """Read the tokenizer of a model directory.
+        """Read the tokenizer of a model directory, or of a model of the Hugging Face hub.
 
         Raises FileNotFoundError where the directory holds no tokenizer file, ValueError where a
         file cannot be understood.
         """
-        directory = Path(directory)
-        if not directory.is_dir():
-            raise FileNotFoundError(f"expected a model directory, {directory} is not one")
+        from ibert_jax.checkpoints import locate
+
+        directory = locate(directory)
         if not any((directory / name).is_file() for name in _VOCABULARIES):
             raise FileNotFoundError(
                 f"expected a tokenizer in {directory}, found none of {', '.join(_VOCABULARIES)}; "

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import io
 import json
+import resource
 import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import jax
@@ -164,7 +164,7 @@ def test_bad_texts(
 def test_bad_model_directories(
     tiny_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert "is not one" in _fails(capsys, "predict", "--model", tmp_path / "absent", "good")
+    assert "is not a directory" in _fails(capsys, "predict", "--model", tmp_path / "absent", "good")
     for name in ("config.json", "model.safetensors", "tokenizer.json"):
         broken = tmp_path / name.split(".")[0]
         shutil.copytree(tiny_checkpoint, broken)
@@ -223,14 +223,12 @@ def _command(*arguments: str) -> list[str]:
 
 
 def test_help_comes_at_once() -> None:
-    """The best of three, because the machine may be busy with something else."""
-    seconds = []
-    for _ in range(3):
-        started = time.perf_counter()
-        done = subprocess.run(_command("--help"), capture_output=True, text=True, check=True)
-        seconds.append(time.perf_counter() - started)
-        assert "predict" in done.stdout
-    assert min(seconds) < 1.0
+    """Less than a second of a core, however busy the machine is with something else."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    done = subprocess.run(_command("--help"), capture_output=True, text=True, check=True)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert "predict" in done.stdout
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 1.0
 
 
 def test_import_loads_no_jax() -> None:

@@ -12,6 +12,7 @@ import pytest
 
 from ibert_jax.cli import build_parser, main
 from ibert_jax.commands import freeze, train
+from ibert_jax.commands.texts import read_texts
 from ibert_jax.models import IBertForSequenceClassification
 from ibert_jax.quantize import calibrate
 from ibert_jax.tokenizer import Tokenizer
@@ -71,8 +72,9 @@ def quantized(trained: Path, sentences: Path) -> Path:
     output = trained.parent.parent / "quantized"
     model = IBertForSequenceClassification.from_pretrained(trained)
     tokenizer = Tokenizer.load(trained)
-    args = build_parser().parse_args(["freeze", "", "", "--calibration", str(sentences)])
-    batches = freeze.calibration_batches(freeze.read_sentences(args), tokenizer, model.config, args)
+    args = build_parser().parse_args(["freeze", "", ""])
+    texts = read_texts(sentences, None, args.calibration_rows)
+    batches = freeze.calibration_batches(texts, tokenizer, model.config, args)
     calibrate(model, batches).save_pretrained(output)
     tokenizer.save(output)
     return output

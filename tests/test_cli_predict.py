@@ -18,7 +18,7 @@ ROWS = [("a1", "good film"), ("a2", "very bad film"), ("a3", ""), ("a4", "film, 
 
 @pytest.fixture
 def table(tmp_path: Path) -> Path:
-    """A compressed CSV file with a row too short and one that is not UTF-8."""
+    """A compressed CSV file with an empty cell, a row too short and one that is not UTF-8."""
     text = io.StringIO()
     csv.writer(text).writerows([("id", "stars", "review"), *((i, 5, t) for i, t in ROWS)])
     path = tmp_path / "reviews.csv.gz"
@@ -48,14 +48,16 @@ def test_a_column_of_a_table_into_a_file(
     assert _predict(tiny_checkpoint, *chosen) == 0
     said = capsys.readouterr()
     assert said.out == ""
-    assert "5 of 7 rows answered in" in said.err
-    assert f"2 rows could not be read; {output}.bad.jsonl says which and why" in said.err
+    assert "4 of 7 rows answered in" in said.err
+    assert f"3 rows could not be read; {output}.bad.jsonl says which and why" in said.err
     answers = [json.loads(line) for line in output.read_text().splitlines()]
+    filled = [row for row in ROWS if row[1]]
     assert [(a["line"], a["id"], a["text"]) for a in answers] == [
-        (line, *row) for line, row in zip((2, 3, 4, 5, 8), [*ROWS, ("a7", "bad")], strict=True)
+        (line, *row) for line, row in zip((2, 3, 5, 8), [*filled, ("a7", "bad")], strict=True)
     ]
     problems = [json.loads(line) for line in Path(f"{output}.bad.jsonl").read_text().splitlines()]
-    assert [problem["line"] for problem in problems] == [6, 7]
+    assert [problem["line"] for problem in problems] == [4, 6, 7]
+    assert problems[0]["reason"] == "a cell to be read is empty"
     assert "exists already" in _fails(capsys, tiny_checkpoint, *chosen)
     assert _predict(tiny_checkpoint, *chosen, "--overwrite", "--no-text") == 0
     first = json.loads(output.read_text().splitlines()[0])
@@ -72,16 +74,18 @@ def test_a_column_of_a_table_into_a_file(
         assert one["score"] == pytest.approx(other["score"], abs=1e-6)
 
 
-def test_an_empty_cell_is_a_text(tiny_checkpoint: Path, table: Path, tmp_path: Path) -> None:
-    """A row whose other cells are filled has an empty text, which a model can read."""
+def test_between_tabs_quotes_mean_nothing(
+    tiny_checkpoint: Path, table: Path, tmp_path: Path
+) -> None:
     output = tmp_path / "answers.tsv"
     command = ("--file", table, "--column", "review", "--keep", "id", "--output", output)
     assert _predict(tiny_checkpoint, *command) == 0
-    with output.open(newline="") as file:
-        rows = list(csv.DictReader(file, delimiter="\t"))
-    assert [row["id"] for row in rows] == ["a1", "a2", "a3", "a4", "a7"]
-    assert [rows[2]["text"], rows[2]["tokens"]] == ["", "2"]
-    assert float(rows[0]["score"]) >= 0.5
+    header, *rows = (line.split("\t") for line in output.read_text().splitlines())
+    answers = [dict(zip(header, row, strict=True)) for row in rows]
+    assert [answer["id"] for answer in answers] == ["a1", "a2", "a4", "a7"]
+    for answer in answers:
+        probabilities = json.loads(answer["probabilities"])
+        assert float(answer["score"]) == probabilities[answer["label"]] >= 0.5
 
 
 def test_standard_input_into_a_file(

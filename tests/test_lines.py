@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from ibert_jax.lines import Line, decode_lines, not_blank, read_lines
+from ibert_jax.lines import Line, decode_lines, read_lines
 
 
 def _decode(data: bytes) -> list[Line]:
@@ -40,14 +40,3 @@ def test_files(tmp_path: Path) -> None:
         list(read_lines(tmp_path / "absent"))
     (tmp_path / "file").write_bytes(b"one\n")
     assert list(read_lines(tmp_path / "file")) == [Line(1, "one")]
-
-
-@pytest.mark.parametrize("data", [b"", b"\n", b" \n\t\n"])
-def test_nothing_to_read(data: bytes) -> None:
-    with pytest.raises(ValueError, match="expected at least one sentence, input holds none"):
-        list(not_blank(decode_lines(io.BytesIO(data), "input"), "input"))
-
-
-def test_blank_lines_keep_the_numbering() -> None:
-    lines = not_blank(decode_lines(io.BytesIO(b"one\n\n  \ntwo\n"), "input"), "input")
-    assert [line.number for line in lines] == [1, 4]

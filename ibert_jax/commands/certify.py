@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import itertools
 from collections.abc import Iterator
 from typing import Any
 
 from ibert_jax.commands import console
 from ibert_jax.commands.options import add_command, positive
-from ibert_jax.lines import not_blank, read_lines
+from ibert_jax.commands.texts import FORMATS, add_column, read_texts
 
 _EXAMPLES = """\
   ibert-jax certify my_integer_model --save
@@ -42,9 +41,10 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser.add_argument(
         "--text",
         metavar="FILE",
-        help="UTF-8 text, one sentence a line: the share of saturated activations is measured on "
-        f"its first {_SENTENCES}",
+        help=f"the share of saturated activations is measured on its first {_SENTENCES} sentences: "
+        f"{FORMATS}",
     )
+    add_column(parser)
     parser.add_argument(
         "--json",
         action="store_true",
@@ -88,7 +88,7 @@ def _batches(args: argparse.Namespace, directory: Any, pad: int, length: int) ->
     from ibert_jax.inference.buckets import make_batches
     from ibert_jax.tokenizer import Tokenizer
 
-    lines = itertools.islice(not_blank(read_lines(args.text), args.text), _SENTENCES)
-    encodings = Tokenizer.load(directory).encode([line.text for line in lines], max_length=length)
+    texts = read_texts(args.text, args.column, _SENTENCES)
+    encodings = Tokenizer.load(directory).encode(texts, max_length=length)
     for batch in make_batches(encodings, [length], args.batch_size, pad_token_id=pad):
         yield {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import itertools
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 
 from ibert_jax.commands import console
 from ibert_jax.commands.options import add_batching, add_command, positive
-from ibert_jax.lines import not_blank, read_lines
+from ibert_jax.commands.texts import FORMATS, add_column, read_texts
 
 METHODS = ("minmax", "moving-average", "percentile", "mse", "entropy")
 """As ``quantize.calibration`` has them; named here so that help needs no JAX."""
@@ -32,14 +31,15 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         summary="turn a checkpoint into an integer model",
         examples=_EXAMPLES,
     )
-    parser.add_argument("checkpoint", help="model directory, float or quantization-aware")
+    parser.add_argument("checkpoint", help="model directory or hub id, float or quantization-aware")
     parser.add_argument("output", help="directory to write the integer model and tokenizer to")
     parser.add_argument(
         "--calibration",
         metavar="FILE",
-        help="UTF-8 text, one sentence a line, to measure ranges on; needed for a checkpoint that "
-        "was never trained quantization-aware",
+        help="sentences to measure ranges on; needed for a checkpoint that was never trained "
+        f"quantization-aware: {FORMATS}",
     )
+    add_column(parser)
     parser.add_argument(
         "--calibration-rows",
         type=positive,
@@ -87,7 +87,9 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Calibrate where asked to, freeze, and write program and tokenizer."""
-    sentences = None if args.calibration is None else read_sentences(args)
+    sentences = None
+    if args.calibration is not None:
+        sentences = read_texts(args.calibration, args.column, args.calibration_rows)
 
     from ibert_jax.analysis import calibration_report, correct_biases
     from ibert_jax.inference import load_model
@@ -147,13 +149,10 @@ def _frozen(model: Any) -> Any:
     except ValueError as error:
         if "never calibrated" not in str(error):
             raise
-        raise ValueError(f"{error}; here: give --calibration FILE") from None
-
-
-def read_sentences(args: argparse.Namespace) -> list[str]:
-    """The first calibration sentences."""
-    lines = not_blank(read_lines(args.calibration), args.calibration)
-    return [line.text for line in itertools.islice(lines, args.calibration_rows)]
+        raise ValueError(
+            "expected --calibration FILE, sentences to measure ranges on, as the checkpoint was "
+            f"never trained quantization-aware: {str(error).partition(';')[0]}"
+        ) from None
 
 
 def calibration_batches(

@@ -47,7 +47,11 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         help="integer model or checkpoint (default: the sentiment model inside the package)",
     )
     parser.add_argument(
-        "--task", metavar="HEAD", help="head to read a checkpoint for (default: the one it has)"
+        "--task",
+        metavar="HEAD",
+        help="head to read a checkpoint for: sequence_classification, token_classification, "
+        "question_answering, multiple_choice, masked_lm, or model for sentence vectors (default: "
+        "the one it has)",
     )
     rows = parser.add_argument_group("what is read")
     rows.add_argument(
@@ -115,7 +119,10 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         help="a context may hold no answer",
     )
     answers.add_argument(
-        "--normalize", action="store_true", default=None, help="vectors of length 1"
+        "--normalize",
+        action="store_true",
+        default=None,
+        help="sentence vectors of length 1 (they are means over tokens)",
     )
     add_batching(parser)
     parser.set_defaults(run=run)
@@ -145,6 +152,7 @@ def run(args: argparse.Namespace) -> int:
         keep=args.keep,
     )
     if args.output:
+        args.goes_on = source.size is not None
         return _write(args, source)
     return _show(args, _strict(source), source)
 
@@ -240,9 +248,10 @@ def _strict(source: Source) -> Iterator[Row]:
 
     Raises ValueError, at the end, where there was none at all.
     """
-    found = False
+    found, empty = False, 0
     for row in source:
-        if row.problem == "the line is empty":
+        if row.empty:
+            empty += 1
             continue
         if row.problem is not None:
             raise ValueError(
@@ -253,6 +262,11 @@ def _strict(source: Source) -> Iterator[Row]:
         yield row
     if not found:
         raise ValueError(f"expected at least one sentence, {source.name} holds none")
+    if empty:
+        console.note(
+            f"{empty} of the rows of {source.name} hold no text and have no answer; --json gives "
+            "each answer's line"
+        )
 
 
 def _asked(predictor: Predictor, rows: Iterable[Row], waiting: deque[Row]) -> Iterator[Any]:

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from ibert_jax.commands import console
-from ibert_jax.commands.freeze import METHODS
+from ibert_jax.commands.freeze import METHODS, calibration_batches
 from ibert_jax.commands.options import add_batching, add_command, positive
+from ibert_jax.commands.texts import FORMATS, add_column, read_texts
 
 _EXAMPLES = """\
   ibert-jax sensitivity my_checkpoint --text sentences.txt --group kind
@@ -31,9 +32,10 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         "--text",
         metavar="FILE",
         required=True,
-        help="UTF-8, one sentence a line: the model is calibrated on them, unless its checkpoint "
-        "holds ranges, and its outputs are compared on the last of them",
+        help="the model is calibrated on these sentences, unless its checkpoint holds ranges, and "
+        f"its outputs are compared on the last of them: {FORMATS}",
     )
+    add_column(parser)
     parser.add_argument(
         "--calibration-rows",
         type=positive,
@@ -66,10 +68,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Calibrate where needed, sweep, print."""
-    from ibert_jax.commands.freeze import calibration_batches, read_sentences
-
-    args.calibration = args.text
-    sentences = read_sentences(args)
+    sentences = read_texts(args.text, args.column, args.calibration_rows)
     if args.plot:
         _refuse_unwritable(Path(args.plot))
 

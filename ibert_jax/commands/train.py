@@ -39,7 +39,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     _number(parser, "--seed", int, 0, "of data order, dropout and a new head")
     _number(parser, "--learning-rate", float, 5e-5, "peak of the float stage's schedule")
     _number(parser, "--qat-learning-rate", float, 5e-6, "peak of the second stage's schedule")
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=run, goes_on=True)
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -69,7 +69,7 @@ def run(args: argparse.Namespace) -> int:
 
 def fields(args: argparse.Namespace) -> dict[str, Any]:
     """The parsed arguments under the names of `TrainOptions`."""
-    others = ("command", "run", "json", "compile_cache", "traceback")
+    others = ("command", "run", "goes_on", "json", "compile_cache", "traceback")
     values = {name: value for name, value in vars(args).items() if name not in others}
     for name in ("train_files", "labels"):
         values[name] = None if values[name] is None else tuple(values[name])

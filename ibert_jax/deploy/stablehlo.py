@@ -19,13 +19,14 @@ def to_stablehlo(signature: Signature) -> bytes:
     Raises:
         ModuleNotFoundError: flatbuffers, with which JAX writes and reads such files, is missing.
     """
-    exported = export.export(jax.jit(signature.function), platforms=PLATFORMS)(
-        *signature.abstract()
-    )
     try:
-        return bytes(exported.serialize())
+        import flatbuffers  # noqa: F401
     except ImportError as error:
         raise ModuleNotFoundError(
             f"expected the package flatbuffers, with which JAX writes such files ({error}); "
             'pip install "ibert_jax[export]"'
         ) from None
+    exported = export.export(jax.jit(signature.function), platforms=PLATFORMS)(
+        *signature.abstract()
+    )
+    return bytes(exported.serialize())

@@ -44,8 +44,8 @@ def predict_file(
     reads a stream begins anew.
 
     Args:
-      output: .tsv or .csv for a table (what is not a plain value is JSON in its cell), else JSON
-        lines.
+      output: .tsv (quotes mean nothing) or .csv for a table, what is not a plain value as JSON in
+        its cell; else JSON lines.
       problems: where bad rows are told of; by default `output` with ".bad.jsonl" behind its name.
       model: the directory that the predictor was loaded from, so that a job is not gone on with by
         another model.
@@ -149,20 +149,24 @@ def _formatter(output: Path) -> Callable[[Row, Result, bool, bool], str]:
 
     def as_table(row: Row, result: Result, inputs: bool, first: bool) -> str:
         values = {"line": row.number, **row.kept, **record(result, inputs=inputs)}
+        lines = [[*values]] if first else []
+        lines.append([_cell(value) for value in values.values()])
+        if delimiter == "\t":  # as it is read here: quotes mean nothing
+            return "".join("\t".join(map(_one_line, cells)) + "\n" for cells in lines)
         text = io.StringIO()
-        writer = csv.writer(text, delimiter=delimiter or ",", lineterminator="\n")
-        if first:
-            writer.writerow(values)
-        writer.writerow(_cell(value, delimiter) for value in values.values())
+        csv.writer(text, lineterminator="\n").writerows(lines)
         return text.getvalue()
 
     return as_json if delimiter is None else as_table
 
 
-def _cell(value: Any, delimiter: str | None) -> Any:
-    if isinstance(value, str) and delimiter == "\t":
-        return " ".join(value.split())  # as readers of TSV expect: no tabs, no line breaks
-    return value if isinstance(value, str | int | float) else json.dumps(value, default=str)
+def _cell(value: Any) -> str:
+    return str(value) if isinstance(value, str | int | float) else json.dumps(value, default=str)
+
+
+def _one_line(cell: str) -> str:
+    """Without tabs and line breaks, for which a table of cells between tabs has no place."""
+    return " ".join(cell.split())
 
 
 def _job(

@@ -15,25 +15,27 @@ _HEADS = {
     "model": (),
 }
 
+_RUN = ("qat", "calibrated", "float")
+"""The models that `ibert-jax train` leaves in its directory."""
+
 
 def load_model(directory: str | Path, task: str | None = None) -> Any:
     """Read a model: an `IntegerModel` where the directory holds one, else a checkpoint.
 
     A checkpoint that was trained quantization-aware answers in that life, another one in float.
 
+    directory: a folder, or a checkpoint's id on the Hugging Face hub.
     task: which head to read a checkpoint for, a key of `TASKS` ("model", which gives vectors, can
         be read of any); by default the one that the checkpoint declares.
 
     Raises FileNotFoundError where the directory is missing or holds neither, ValueError where the
     head was never trained or the frozen model is of another one.
     """
-    directory = Path(directory)
+    from ibert_jax.checkpoints import locate
+
     if task is not None and task not in _HEADS:
         raise ValueError(f"expected a task of {', '.join(_HEADS)}, got {task!r}")
-    if not directory.is_dir():
-        raise FileNotFoundError(
-            f"expected a model directory, {directory} is not one; check the path for a typo"
-        )
+    directory = locate(directory)
     if (directory / "integer_model.json").is_file():
         from ibert_jax.frozen import IntegerModel
 
@@ -46,6 +48,12 @@ def load_model(directory: str | Path, task: str | None = None) -> Any:
         return program
     if (directory / "config.json").is_file():
         return _load_checkpoint(directory, task)
+    models = [name for name in _RUN if (directory / name / "config.json").is_file()]
+    if models:
+        named = " or ".join(str(directory / name) for name in models)
+        raise FileNotFoundError(
+            f"expected a model directory, {directory} holds a training run; give {named}"
+        )
     raise FileNotFoundError(
         f"expected integer_model.json (a frozen model) or config.json (a checkpoint) in "
         f"{directory}, found neither; it is not a model directory or lost files in copying"

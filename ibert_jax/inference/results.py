@@ -137,7 +137,8 @@ class Choice:
 
 @dataclass(frozen=True, eq=False)
 class Embedding:
-    """A text as a vector, float32 [hidden_size]."""
+    """A text as a vector, float32 [hidden_size]: the mean of the last hidden states over its
+    tokens, of length 1 only where the task was asked to ``normalize``."""
 
     text: str
     vector: np.ndarray

@@ -37,6 +37,9 @@ _COMPRESSED: dict[str, Callable[..., Any]] = {
 }
 
 
+EMPTY_LINE, EMPTY_CELL = "the line is empty", "a cell to be read is empty"
+
+
 class Row(NamedTuple):
     """A row of a file. number: its line (where it begins), or its number in a Parquet file, from 1.
 
@@ -48,6 +51,11 @@ class Row(NamedTuple):
     cells: tuple[Any, ...] | None
     kept: dict[str, Any]
     problem: str | None
+
+    @property
+    def empty(self) -> bool:
+        """Whether it cannot be read because there is nothing to read."""
+        return self.problem in (EMPTY_LINE, EMPTY_CELL)
 
 
 class Source:
@@ -170,9 +178,11 @@ class Source:
         keep = {name: names.index(name) for name in self._keep}
         for number, problem, cells in records:
             if problem is None and not any(cells):
-                problem = "the line is empty"
+                problem = EMPTY_LINE
             elif problem is None and len(cells) != len(names):
                 problem = f"expected {len(names)} cells, as in the header, got {len(cells)}"
+            elif problem is None and not all(cells[index].strip() for index in columns):
+                problem = EMPTY_CELL
             if problem is not None:
                 yield Row(number, None, {}, problem)
                 continue
@@ -225,7 +235,9 @@ def _existing(path: Path) -> Path:
     if path.is_dir():
         raise IsADirectoryError(f"expected a file of rows, {path} is a folder")
     if not path.exists():
-        raise FileNotFoundError(f"expected a file of rows, {path} does not exist")
+        raise FileNotFoundError(
+            f"expected a file of rows, {path} does not exist; check the path for a typo"
+        )
     return path
 
 
@@ -233,7 +245,7 @@ def _text(lines: Iterator[ReadLine]) -> Iterator[Row]:
     for line in lines:
         problem = line.problem
         if problem is None and not line.text.strip():
-            problem = "the line is empty"
+            problem = EMPTY_LINE
         yield Row(line.number, None if problem else (line.text,), {}, problem)
 
 
@@ -279,7 +291,7 @@ def _records(lines: Iterator[ReadLine]) -> Iterator[tuple[int, str | None, list[
 def _object(text: str) -> tuple[str | None, dict[str, Any] | None]:
     """A problem, or the JSON object in a line."""
     if not text.strip():
-        return "the line is empty", None
+        return EMPTY_LINE, None
     try:
         found = json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -301,6 +313,8 @@ def _picked(
         missing = [name for name in (*columns, *keep) if found.get(name) is None]
         if missing:
             problem = f"no value for {', '.join(missing)}"
+        elif any(isinstance(found[name], str) and not found[name].strip() for name in columns):
+            problem = EMPTY_CELL
         for value in found.values():
             if isinstance(value, ValueError):
                 problem = str(value)

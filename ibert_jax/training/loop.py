@@ -84,6 +84,7 @@ def finetune(
         + "".join(f"; {count} {what}" for what, count in notes.items() if count),
         file=shown,
     )
+    run.begin()
     with Checkpoints(run.checkpoints, keep=options.keep_checkpoints) as checkpoints:
         return _Finetuning(options, run, model, tokenizer, data, checkpoints, shown).run()
 
@@ -163,7 +164,7 @@ class _Finetuning:
         state, position = found
         self.results = position.results
         name = STAGE_NAMES[position.stage]
-        print(f"continuing the {name} stage after step {position.step}", file=self.stream)
+        self._say(f"continuing the {name} stage after step {position.step}")
         return position.stage, state
 
     def _enter(self, stage: Stage, *, resumed: bool) -> None:
@@ -177,6 +178,7 @@ class _Finetuning:
             self.model.quantize(True)  # ranges and weights come from the checkpoint
         else:
             batches = self.data.calibration.in_order()
+            self._say(f"calibrating on {len(self.data.calibration.examples)} training examples")
             calibrate(self.model, (batch.inputs for batch, _ in batches))
             self._evaluate("calibrated")
             self._write_model("calibrated")
@@ -203,6 +205,7 @@ class _Finetuning:
     def _evaluate(self, name: str) -> None:
         if self.data.dev is None:
             return
+        self._say(f"evaluating the {name} model on {len(self.data.dev.examples)} examples")
         task, predict = self.options.task, self._predict()
         found = measured(
             answers_of(predict, take_apart(self.model, copy=False), self.sharing),
@@ -212,7 +215,10 @@ class _Finetuning:
         )
         self.results[name] = {**found.measures, "primary": found.primary}
         told = ", ".join(f"{metric} {found.measures[metric]:.4f}" for metric in task.metric)
-        print(f"{name}: {told} on dev", file=self.stream, flush=True)
+        self._say(f"{name}: {told} on dev")
+
+    def _say(self, message: str) -> None:
+        print(message, file=self.stream, flush=True)
 
     def _write_model(self, name: str) -> None:
         directory = self.directory.path / name

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -198,9 +198,10 @@ class TrainOptions:
         # What is evaluated on matters where it chooses.
         free = _FREE if self.select_best else (*_FREE, *_EVALUATION)
         return [
-            f"{name} was {earlier.get(name)!r} and is {value!r}"
+            said
             for name, value in mine.items()
-            if name not in free and earlier.get(name) != value
+            if name not in free
+            for said in _differences(name, earlier.get(name), value)
         ]
 
     @property
@@ -212,6 +213,15 @@ class TrainOptions:
     def run_directory(self) -> Path:
         """`output` as a path."""
         return Path(self.output)
+
+
+def _differences(name: str, earlier: Any, value: Any) -> Iterator[str]:
+    """How a value differs from an earlier one, key by key where both are tables."""
+    if isinstance(earlier, dict) and isinstance(value, dict):
+        for key in {**earlier, **value}:
+            yield from _differences(f"{name}.{key}", earlier.get(key), value.get(key))
+    elif earlier != value:
+        yield f"{name} was {earlier!r} and is {value!r}"
 
 
 _LEAST = {

@@ -14,7 +14,9 @@ class RunDirectory:
     """The files of one run.
 
     Attributes:
-      path: the directory, made if needed. metrics, checkpoints, tensorboard: places in it.
+      path: the directory. metrics, checkpoints, tensorboard: places in it.
+
+    Nothing is written before `begin`: options that turn out to be wrong leave nothing behind.
 
     Raises:
       NotADirectoryError: the path is a file.
@@ -26,18 +28,24 @@ class RunDirectory:
         self.metrics = self.path / "metrics.jsonl"
         self.checkpoints = self.path / "checkpoints"
         self.tensorboard = self.path / "tensorboard"
+        self._asked = options
         self._options, self._summary = self.path / "options.json", self.path / "summary.json"
         if self.path.exists() and not self.path.is_dir():
             raise NotADirectoryError(f"expected a folder for the run, {self.path} is a file")
-        if self._options.exists():
-            self._compare(options)
-        elif self.path.is_dir() and any(self.path.iterdir()):
+        found = {path.name for path in self.path.iterdir()} if self.path.is_dir() else set()
+        if self._options.name in found:
+            if found != {self._options.name}:  # else that run never came to anything
+                self._compare(options)
+        elif found:
             raise ValueError(
                 f"expected a new folder, or one that holds a run, {self.path} holds other files; "
                 "choose another output"
             )
+
+    def begin(self) -> None:
+        """Make the directory, and keep the options in it."""
         self.path.mkdir(parents=True, exist_ok=True)
-        write_json(self._options, options.to_dict())
+        write_json(self._options, self._asked.to_dict())
 
     def _compare(self, options: TrainOptions) -> None:
         differences = options.differences(_read(self._options))

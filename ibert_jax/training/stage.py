@@ -142,6 +142,9 @@ def run_stage(
 
     train_step = make_step()
     progress = Progress(stage.name, total=stage.steps, done=step, stream=stream)
+    if step < stage.steps:
+        lengths = ", ".join(map(str, train.lengths))
+        progress.note(f"{stage.name}: the first batch of each length ({lengths}) is compiled first")
     meter = _Meter(stage, options, log, progress)
 
     def look_at_dev(epoch: int) -> None:

@@ -189,7 +189,7 @@ def test_goes_on_where_it_was(
     done = _run(predictor, rows, output)
     assert (done.answered, predictor.statistics.rows) == (147, 147 - 93)
     with output.open(newline="") as file:
-        table = list(csv.DictReader(file, delimiter="\t"))
+        table = list(csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE))
     assert [int(row["line"]) for row in table] == [n for n in range(1, 151) if n not in BAD]
     assert json.loads(table[0]["probabilities"]).keys() == {"negative", "positive"}
 

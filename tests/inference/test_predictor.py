@@ -135,7 +135,7 @@ def test_interpret_survives_large_logits() -> None:
 
 
 def test_missing_directories(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="absent is not one"):
+    with pytest.raises(FileNotFoundError, match="absent is not a directory"):
         load_classifier(tmp_path / "absent")
     with pytest.raises(FileNotFoundError, match=r"integer_model\.json.*config\.json.*neither"):
         load_classifier(tmp_path)

@@ -45,10 +45,18 @@ def test_one_path_is_not_a_tuple() -> None:
 
 def test_a_run_is_continued_with_its_own_options_only(tmp_path: Path) -> None:
     output = str(tmp_path / "run")
-    RunDirectory(make_options(output=output))
+    RunDirectory(make_options(output=output)).begin()
+    RunDirectory(make_options(output=output, seed=1)).begin()  # nothing had come of the first
+    RunDirectory(make_options(output=output)).begin()
+    (tmp_path / "run" / "metrics.jsonl").touch()
     RunDirectory(make_options(output=output, log_every=3, checkpoint_every=7, dev_file="d.tsv"))
     with pytest.raises(ValueError, match=r"other options: seed was 0 and is 1; choose another"):
         RunDirectory(make_options(output=output, seed=1))
+
+
+def test_only_what_differs_is_told() -> None:
+    told = make_options(text_column="comment").differences(make_options().to_dict())
+    assert told[0] == "task.text was 'sentence' and is 'comment'"
 
 
 def test_foreign_folders_are_left_alone(tmp_path: Path) -> None:
