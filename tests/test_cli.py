@@ -174,6 +174,10 @@ def test_bad_model_directories(
         whole = (tiny_checkpoint / name).read_bytes()
         (broken / name).write_bytes(whole[: len(whole) // 2])
         assert name in _fails(capsys, "predict", "--model", broken, "good")
+    run = tmp_path / "run"  # as `ibert-jax train` leaves it
+    shutil.copytree(tiny_checkpoint, run / "qat")
+    message = _fails(capsys, "predict", "--model", run, "good")
+    assert f"{run} holds a training run; give {run / 'qat'}" in message
 
 
 def test_encoder_without_head_is_refused(
