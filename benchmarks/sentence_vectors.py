@@ -183,6 +183,8 @@ def schemes(args: argparse.Namespace, comparison: Comparison) -> None:
         correct: bool = False,
         **calibration: Any,
     ) -> None:
+        if not wanted(args, name):
+            return
         model = load(args.model, scheme)
         use_one_scale(model, one_scale)
         started = time.perf_counter()
@@ -208,6 +210,10 @@ def schemes(args: argparse.Namespace, comparison: Comparison) -> None:
     row("default, searched exponent", search=True)
     row("default, corrected biases", correct=True)
     row("default, mse, corrected biases", method="mse", correct=True)
+
+
+def wanted(args: argparse.Namespace, name: str) -> bool:
+    return not args.rows or any(part in name for part in args.rows)
 
 
 def load(directory: str, scheme: str) -> ib.IBertModel:
@@ -267,6 +273,8 @@ def onnxruntime_rows(args: argparse.Namespace, comparison: Comparison) -> dict[s
             ("ONNX Runtime, dynamic int8, a scale a tensor", {}),
             ("ONNX Runtime, dynamic int8, a scale a row", {"per_channel": True}),
         ):
+            if not wanted(args, name):
+                continue
             quantize_dynamic(exported, quantized, weight_type=QuantType.QInt8, **options)
             session = onnxruntime.InferenceSession(str(quantized))
 
@@ -279,6 +287,9 @@ def onnxruntime_rows(args: argparse.Namespace, comparison: Comparison) -> dict[s
 
 def openvino_rows(args: argparse.Namespace, comparison: Comparison) -> dict[str, str]:
     """Post-training int8 by NNCF, smooth-quant, calibrated on the same sentences."""
+    name = "OpenVINO, int8 (smooth-quant)"
+    if not wanted(args, name):
+        return {}
     import nncf
     import openvino
     import torch
@@ -295,9 +306,7 @@ def openvino_rows(args: argparse.Namespace, comparison: Comparison) -> dict[str,
         subset_size=len(batches),
     )
     compiled = openvino.compile_model(quantized, "CPU")
-    comparison.measure(
-        "OpenVINO, int8 (smooth-quant)", lambda ids, mask: compiled(wide(ids, mask))[0]
-    )
+    comparison.measure(name, lambda ids, mask: compiled(wide(ids, mask))[0])
     return {"openvino": openvino.__version__, "nncf": nncf.__version__}
 
 
@@ -312,6 +321,9 @@ def main() -> None:
     parser.add_argument("--pair-rows", type=int, default=1000)
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--max-length", type=int, default=64)
+    parser.add_argument(
+        "--rows", nargs="+", metavar="TEXT", help="only rows in whose names one of these occurs"
+    )
     parser.add_argument("--name", help="of the model, for the record (default: its directory)")
     parser.add_argument("--record", type=Path, help="write the rows here, as JSON")
     args = parser.parse_args()
