@@ -199,6 +199,15 @@ def test_unknown_label(
     assert "got 'neutral' in line 3" in _fails(capsys, "eval", tiny_checkpoint, "--data", data)
 
 
+def test_a_model_that_tells_nothing_apart_is_named(
+    tiny_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = tmp_path / "dev.tsv"
+    data.write_text("sentence\tlabel\ngood\tpositive\ngood\tnegative\n")
+    assert main(["eval", str(tiny_checkpoint), "--data", str(data)]) == 0
+    assert f"ibert-jax: {tiny_checkpoint}: all 2 answers are '" in capsys.readouterr().err
+
+
 def test_traceback_is_there_for_those_who_ask(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         main(["predict", "--traceback", "--model", str(tmp_path / "absent"), "good"])

@@ -120,6 +120,12 @@ def _evaluate(
     started = time.perf_counter()
     found = evaluate(model, data, task)
     speed = len(data.examples.tokens) / (time.perf_counter() - started)
+    if task.kind == "classification" and len(found.answers) > 1 == len(set(found.answers)):
+        console.note(
+            f"{name}: all {len(found.answers)} answers are "
+            f"{model.config.id2label[int(found.answers[0])]!r}; a model that "
+            "tells nothing apart agrees with any other such model"
+        )
     return _Result(name, found.answers, found.measures, found.primary, speed)
 
 

@@ -7,6 +7,7 @@ import hashlib
 import io
 import itertools
 import json
+import re
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import fields, replace
@@ -20,6 +21,8 @@ from ibert_jax.inference.sources import Row, Source
 
 # Of a file's beginning and end, enough to tell it from another of the same size.
 _SAMPLE = 2**16
+
+_BREAKS = re.compile(r"[\t\n\r\v\f\x1c-\x1e\x85\u2028\u2029]")
 
 _HASHED = ("*.safetensors", "config.json", "integer_model.json", "tokenizer.json", "vocab.*")
 
@@ -165,8 +168,8 @@ def _cell(value: Any) -> str:
 
 
 def _one_line(cell: str) -> str:
-    """Without tabs and line breaks, for which a table of cells between tabs has no place."""
-    return " ".join(cell.split())
+    """A space for each tab and line break, for which a table of cells between tabs has no place."""
+    return _BREAKS.sub(" ", cell)
 
 
 def _job(
