@@ -140,8 +140,11 @@ class Predictor:
     def load(cls, directory: str | Path, *, task: str | None = None, **options: Any) -> Predictor:
         """Read a model directory, frozen or not, with its tokenizer.
 
-        task: see `load_model`. options: as for the constructor. Raises FileNotFoundError or
-        ValueError in one sentence where something is missing or damaged.
+        directory: a folder, or a checkpoint's id on the Hugging Face hub. task: which head to
+        read a checkpoint for, a key of `ibert_jax.inference.TASKS` ("model", which gives vectors,
+        can be read of any); by default the one that it declares. options: as for the constructor.
+        Raises FileNotFoundError or ValueError in one sentence where something is missing or
+        damaged.
         """
         return cls(load_model(directory, task), Tokenizer.load(directory), **options)
 

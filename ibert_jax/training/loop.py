@@ -79,7 +79,7 @@ def finetune(
     examples = data.train.examples
     notes = {"cut short": examples.truncated, "left out": examples.left_out}
     print(
-        f"{len(examples)} training examples in {data.train.steps_per_epoch} batches an epoch, of "
+        f"{len(examples)} training examples; batches an epoch: {data.train.steps_per_epoch}, of "
         f"{', '.join(map(str, data.train.lengths))} tokens"
         + "".join(f"; {count} {what}" for what, count in notes.items() if count),
         file=shown,
