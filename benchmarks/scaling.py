@@ -31,6 +31,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 import ibert_jax as ib
 from ibert_jax.files import write_whole
+from ibert_jax.integer.compiled import OPTIONS
 
 AXES = {
     "batch": (1, 2, 4, 8, 16, 32, 64),
@@ -71,7 +72,7 @@ def point(
     def run(program: ib.IntegerModel, ids: jax.Array, mask: jax.Array) -> jax.Array:
         return program.integers(ids, attention_mask=mask)[0]
 
-    compiled = run.lower(*arguments).compile()
+    compiled = run.lower(*arguments).compile(OPTIONS)  # as `IntegerModel` compiles by itself
     jax.block_until_ready(compiled(*arguments))
     found, end = [], time.perf_counter() + seconds
     while len(found) < 3 or (time.perf_counter() < end and len(found) < 50):

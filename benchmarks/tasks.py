@@ -38,6 +38,7 @@ DIFFERENCES = {
     "QAT − float continued": ("integer_qat", "float_continued"),
     "QAT − float": ("integer_qat", "float"),
 }
+OVER_EXAMPLES = "QAT − float continued, error over examples"
 NOT_COMPARED = ("model", "output", "train_files", "checkpoint_every", "keep_checkpoints")
 """Options of a run that may differ from the table's: its paths and its housekeeping."""
 
@@ -49,6 +50,11 @@ on a simulation. **Float continued** is the fair baseline of QAT: the float mode
 same further steps, on the same batches, under the same schedule. Figures are points (100 times the
 measure), ± the standard error over seeds; differences are of runs of one seed. Options were fixed
 beforehand (`benchmarks/tasks.toml`); nothing is chosen on the evaluation files.
+
+Seeds share their evaluation examples, so that what the choice of examples does to a difference is
+the same for all of them and does not show over seeds. The last column tells it: the standard error
+of QAT − float continued **over examples** (paired bootstrap, `ibert-jax eval`), of a task the mean
+of its runs', as if seeds were no help; of the means, from the tasks', which are independent.
 """
 REPRODUCE = """
 ## Reproduce a row
@@ -143,6 +149,9 @@ def read_run(directory: Path) -> dict[str, Any] | None:
         "other_answers_than_float_continued": {
             name: found[name]["other_answers"] for name in MODELS[1:]
         },
+        "difference_to_float_continued_error_over_examples": {
+            name: 100 * found[name]["difference_error"] for name in MODELS[1:]
+        },
         "differs_from_table": differing(task, seed, options),
     }
 
@@ -185,7 +194,12 @@ def gather(runs: list[dict[str, Any]]) -> dict[str, Any]:
                     }
                     for kind in ("points", "differences")
                 },
+                "error_over_examples": statistics.fmean(
+                    one["difference_to_float_continued_error_over_examples"]["integer_qat"]
+                    for one in mine
+                ),
             }
+    errors = [(len(task["seeds"]), task["error_over_examples"]) for task in tasks.values()]
     return {
         "versions": {name: version(name) for name in ("jax", "flax", "optax", "numpy")},
         "python": platform.python_version(),
@@ -198,6 +212,10 @@ def gather(runs: list[dict[str, Any]]) -> dict[str, Any]:
         "over_tasks": {
             name: mean_and_error(task["differences"][name]["mean"] for task in tasks.values())
             for name in DIFFERENCES
+        },
+        "error_over_examples": {
+            "over_runs": math.hypot(*(n * error for n, error in errors)) / len(runs),
+            "over_tasks": math.hypot(*(error for _, error in errors)) / len(errors),
         },
         "runs": runs,
     }
@@ -213,17 +231,20 @@ def told(figure: dict[str, Any], *, signed: bool = False) -> str:
 def markdown(found: dict[str, Any]) -> str:
     """The page."""
     header = ["task", "measure", "examples", "seeds", "float continued", "float", "post-training"]
-    header += ["QAT", *DIFFERENCES]
+    header += ["QAT", *DIFFERENCES, OVER_EXAMPLES]
     rows = [header, ["---"] * len(header)]
     for task, one in found["tasks"].items():
         points = [told(one["points"][name]) for name in MODELS]
         differences = [told(one["differences"][name], signed=True) for name in DIFFERENCES]
         seeds = ", ".join(map(str, one["seeds"]))
-        rows.append([task, one["metric"], str(one["examples"]), seeds, *points, *differences])
+        error = f"{one['error_over_examples']:.2f}"
+        what = [task, one["metric"], str(one["examples"]), seeds]
+        rows.append([*what, *points, *differences, error])
     for name, key in (("mean over runs", "over_runs"), ("mean over tasks", "over_tasks")):
         count = str(next(iter(found[key].values()))["count"])
         cells = [f"**{told(found[key][each], signed=True)}**" for each in DIFFERENCES]
-        rows.append([f"**{name}**", "", "", count, "", "", "", "", *cells])
+        error = f"**{found['error_over_examples'][key]:.2f}**"
+        rows.append([f"**{name}**", "", "", count, "", "", "", "", *cells, error])
     lines = [f"| {' | '.join(row)} |" for row in rows]
     notes = [
         f"* {one['task']}, seed {one['seed']}: {json.dumps(one['differs_from_table'])}"

@@ -19,6 +19,9 @@ POINTS = {  # of float_continued, float, integer_calibrated, integer_qat
 }
 
 
+ERRORS = (0.0, 0.01, 0.02, 0.03)
+
+
 def finished(folder: Path, task: str, seed: int) -> None:
     directory = folder / f"{task}-{seed}"
     directory.mkdir(parents=True)
@@ -29,8 +32,14 @@ def finished(folder: Path, task: str, seed: int) -> None:
     (directory / "summary.json").write_text(json.dumps(summary))
     models = build_parser().parse_args(evaluate).model
     lines = [
-        {"model": model, "examples": 10, "primary": points, "other_answers": 1}
-        for model, points in zip(models, POINTS[task, seed], strict=True)
+        {
+            "model": model,
+            "examples": 10,
+            "primary": points,
+            "other_answers": 1,
+            "difference_error": error,
+        }
+        for model, points, error in zip(models, POINTS[task, seed], ERRORS, strict=True)
     ]
     (directory / "eval.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
 
@@ -59,6 +68,11 @@ def test_the_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     }
     over = found["over_tasks"]["post-training − float"]
     assert over["mean"] == pytest.approx(-0.75)
+    # Two runs of one task and one of another, each with an error of 3 points.
+    assert found["error_over_examples"] == {
+        "over_runs": pytest.approx(3 * 5**0.5 / 3),
+        "over_tasks": pytest.approx(3 / 2**0.5),
+    }
     page = tasks.markdown(found)
     assert "| cola | matthews | 10 | 0, 1 | 51.00 ± 1.00 | 49.00 ± 1.00 |" in page
     assert "Without a finished run: snli, wnut17, squad, commonsenseqa." in page

@@ -130,12 +130,13 @@ def test_eval(
     for record in _records(capsys):
         assert (record["correct"], record["examples"]) == (right, 4)
         assert record["accuracy"] == right / 4
-        assert (record["difference"], record["other_answers"]) == (0, 0)
+        same = record["difference"], record["difference_error"], record["other_answers"]
+        assert same == (0, 0, 0)
     assert main(["eval", str(tiny_checkpoint), str(other), "--data", str(data)]) == 0
     _, first, second = capsys.readouterr().out.splitlines()
     cells = first.split()
     assert cells[:4] == [str(tiny_checkpoint), f"{25 * right:.2f}", str(right), "4"]
-    assert cells[-2:] == ["+0.00", "0"]
+    assert cells[-4:] == ["+0.00", "±", "0.00", "0"]
     assert second.split()[0] == str(other)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ibert_jax.commands import console
@@ -15,6 +15,9 @@ _EXAMPLES = """\
   ibert-jax eval my_checkpoint my_integer_model --data dev.tsv
   ibert-jax eval run/float run/qat my_integer_model --data dev-v1.1.json
   ibert-jax eval my_integer_model --data reviews.tsv --text-column review --json
+
+a model's difference to the first one is told with its standard error over the examples (paired
+bootstrap): what is within two of them may be chance
 """
 
 _COMPARED = ("classification", "token_classification", "question_answering", "multiple_choice")
@@ -23,13 +26,16 @@ _COMPARED = ("classification", "token_classification", "question_answering", "mu
 
 @dataclass(frozen=True)
 class _Result:
-    """One model's answers and measures, and how fast it gave them."""
+    """One model's answers and measures, how much they differ from the first's, how fast it was."""
 
     model: str
     answers: list[Any]
     measures: dict[str, float]
     primary: float
     tokens_per_second: float
+    difference: float = 0.0
+    difference_error: float = 0.0
+    other_answers: int = 0
 
 
 def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -90,6 +96,9 @@ def run(args: argparse.Namespace) -> int:
         _evaluate(name, model, Tokenizer.load(name), examples, task, args)
         for name, model in zip(args.model, models, strict=True)
     ]
+    names = [models[0].config.id2label[index] for index in range(len(labels))]
+    first = results[0]
+    results[1:] = [_beside(first, result, examples, task, names) for result in results[1:]]
     print(_json(results, len(examples)) if args.json else _table(results, task))
     return 0
 
@@ -129,10 +138,19 @@ def _evaluate(
     return _Result(name, found.answers, found.measures, found.primary, speed)
 
 
-def _others(result: _Result, first: _Result) -> int:
-    """How many examples a model answers otherwise than the first."""
+def _beside(
+    first: _Result, result: _Result, examples: list[Any], task: Any, names: list[str]
+) -> _Result:
+    """The same result, held against the first model's."""
+    from ibert_jax.training import difference_error
+
     pairs = zip(result.answers, first.answers, strict=True)
-    return sum(mine != base for mine, base in pairs)
+    return replace(
+        result,
+        difference=result.primary - first.primary,
+        difference_error=difference_error(first.answers, result.answers, examples, task, names),
+        other_answers=sum(mine != base for mine, base in pairs),
+    )
 
 
 def _table(results: list[_Result], task: Any) -> str:
@@ -144,23 +162,23 @@ def _table(results: list[_Result], task: Any) -> str:
     rows = []
     for result in results:
         cells = [console.measure(name, result.measures[name]) for name in columns]
-        difference = f"{unit * (result.primary - first.primary):+.2f}"
-        others = [str(_others(result, first))] if compared else []
+        difference = f"{unit * result.difference:+.2f} ± {unit * result.difference_error:.2f}"
+        others = [str(result.other_answers)] if compared else []
         rows.append((result.model, *cells, difference, *others))
     header = ("model", *columns, "to first", *(["other answers"] if compared else []))
     return console.format_table(header, rows, right="<" + ">" * (len(header) - 1))
 
 
 def _json(results: list[_Result], total: int) -> str:
-    first = results[0]
     records = [
         {
             "model": result.model,
             "examples": total,
             **result.measures,
             "primary": result.primary,
-            "difference": result.primary - first.primary,
-            "other_answers": _others(result, first),
+            "difference": result.difference,
+            "difference_error": result.difference_error,
+            "other_answers": result.other_answers,
             "tokens_per_second": result.tokens_per_second,
         }
         for result in results

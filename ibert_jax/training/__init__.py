@@ -1,7 +1,7 @@
 """Training: float finetuning, then quantization-aware finetuning, resumable, of every task."""
 
 from ibert_jax.training.batches import Batch, Batcher
-from ibert_jax.training.evaluation import Evaluation, evaluate
+from ibert_jax.training.evaluation import Evaluation, difference_error, evaluate
 from ibert_jax.training.examples import read_examples
 from ibert_jax.training.features import TokenizedExamples, tokenize
 from ibert_jax.training.kinds import KINDS, Kind
@@ -29,6 +29,7 @@ __all__ = [
     "TrainState",
     "batches_of",
     "built_in_tasks",
+    "difference_error",
     "dropout_key",
     "evaluate",
     "finetune",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -95,3 +95,37 @@ def measured(answer: Answer, data: Batcher, task: Task, names: Any) -> Evaluatio
     answers = kind.answers(rows, data.examples, labels)
     measures = kind.measure(answers, data.examples.source, labels)
     return Evaluation(answers, measures, task.primary(measures))
+
+
+def difference_error(
+    first: Sequence[Any],
+    second: Sequence[Any],
+    source: Sequence[Any],
+    task: Task,
+    names: Sequence[str],
+    *,
+    resamples: int = 200,
+) -> float:
+    """Standard error of how much better one model's answers are than another's.
+
+    By the paired bootstrap: both are measured on examples drawn again, with replacement, and the
+    spread of their difference is told (Efron and Tibshirani, An Introduction to the Bootstrap,
+    chapter 6). The same answers give 0; the same call always gives the same.
+
+    first, second: one answer an example, of `Evaluation.answers`. source: the examples. names: the
+    labels' in their order. resamples: 200 are good for the error's first digit and a half.
+
+    Returns the error of the task's measure, in its own unit: 0.01 is a point of accuracy.
+    """
+    kind, count = kind_of(task), len(source)
+    random = np.random.default_rng(0)
+    differences = []
+    for _ in range(resamples):
+        drawn = random.integers(count, size=count)
+        examples = [source[i] for i in drawn]
+        one, other = (
+            task.primary(kind.measure([answers[i] for i in drawn], examples, list(names)))
+            for answers in (first, second)
+        )
+        differences.append(other - one)
+    return float(np.std(differences, ddof=1))
