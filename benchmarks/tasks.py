@@ -149,9 +149,7 @@ def read_run(directory: Path) -> dict[str, Any] | None:
         "other_answers_than_float_continued": {
             name: found[name]["other_answers"] for name in MODELS[1:]
         },
-        "difference_to_float_continued_error_over_examples": {
-            name: 100 * found[name]["difference_error"] for name in MODELS[1:]
-        },
+        "error_over_examples": 100 * found["integer_qat"]["difference_error"],
         "differs_from_table": differing(task, seed, options),
     }
 
@@ -194,10 +192,7 @@ def gather(runs: list[dict[str, Any]]) -> dict[str, Any]:
                     }
                     for kind in ("points", "differences")
                 },
-                "error_over_examples": statistics.fmean(
-                    one["difference_to_float_continued_error_over_examples"]["integer_qat"]
-                    for one in mine
-                ),
+                "error_over_examples": statistics.fmean(one["error_over_examples"] for one in mine),
             }
     errors = [(len(task["seeds"]), task["error_over_examples"]) for task in tasks.values()]
     return {
