@@ -11,6 +11,7 @@ import numpy as np
 from flax import nnx
 
 from ibert_jax.frozen import IntegerModel
+from ibert_jax.integer.compiled import jit_program
 from ibert_jax.training.batches import Batch, Batcher
 from ibert_jax.training.kinds import kind_of
 from ibert_jax.training.sharding import Sharing
@@ -59,7 +60,7 @@ def answering(model: nnx.Module | IntegerModel, task: Task) -> Answer:
         return lambda batch: predict(*arrays, batch.inputs, batch.targets)
     raw = kind_of(task).raw
 
-    @jax.jit
+    @jit_program
     def run(program: Any, inputs: dict[str, Any], targets: dict[str, Any]) -> dict[str, jax.Array]:
         return raw(program(**inputs, return_dict=True), targets)
 
