@@ -17,8 +17,8 @@ def test_of_accuracy_it_is_the_error_of_a_mean() -> None:
     second = [y ^ int(other) for y, other in zip(first, random.random(500) < 0.1, strict=True)]
     gains = np.equal(second, right).astype(float) - np.equal(first, right)
     found = difference_error(first, second, examples, load_task("sst2"), ["0", "1"])
-    # The bootstrap's own error is 1 / sqrt(2 x 200 resamples), 5 %; three of them are allowed.
-    assert found == pytest.approx(gains.std(ddof=1) / 500**0.5, rel=0.15)
+    # The bootstrap's own error is 1 / sqrt(2 x 100 resamples), 7 %; three of them are allowed.
+    assert found == pytest.approx(gains.std(ddof=1) / 500**0.5, rel=0.21)
 
 
 def test_of_what_does_not_differ_it_is_nothing() -> None:
