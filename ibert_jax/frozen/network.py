@@ -127,12 +127,17 @@ def frozen_network(
     Raises:
         KeyError: a leaf for which there is none.
     """
-    network: Any = nnx.eval_shape(lambda: kind(config, rngs=nnx.Rngs(0)))
+    # One layer stands for all, as they are stacked: to make twelve takes seconds.
+    one = dataclasses.replace(config, num_hidden_layers=1)
+    network: Any = nnx.eval_shape(lambda: kind(one, rngs=nnx.Rngs(0)))
     if not any(path.startswith("pooler.") for path in leaves) and hasattr(network, "pooler"):
         network.pooler = None
     for _, module in list(nnx.iter_modules(network)):
         if isinstance(module, IBertEncoder):
+            module.depth = config.num_hidden_layers
             module.stacked = nnx.data(module.layer[0])
             module.layer = nnx.List([])
+        elif isinstance(module, IBertPreTrainedModel):
+            module.config = config
     replace_leaves(network, leaves)
     return network
