@@ -3,11 +3,12 @@
     PYTHONPATH=. python benchmarks/scaling.py --cache DIR [--record FILE.json] [--plot FILE.png]
 
 RoBERTa-base, random weights. One thing varies while the others stay at 8 sentences, 128 tokens and
-12 layers; devices share a batch of 8 sentences each. Time is the median of some calls, memory what
-XLA plans for one: arguments (the model), results and temporary arrays. Seconds are held against an
-ideal, a cost proportional to what varies, through the case that stays; with devices, which all get
-as much to do, a constant. Length has no such ideal, as a token's attention grows with the tokens
-that it attends to: operations a second tell that part from the rest.
+12 layers; devices share a batch of 8 sentences each. The points of an axis take turns, a call each
+a round, so that whatever else the machine does falls on all; time is the median over the rounds,
+memory what XLA plans: arguments (the model), results and temporary arrays. Seconds are held against
+an ideal, a cost proportional to what varies, through the case that stays, in the same round; with
+devices, which all get as much to do, a constant. Length has no such ideal, as a token's attention
+grows with the tokens that it attends to: operations a second tell that part from the rest.
 
 Several devices on a CPU: XLA_FLAGS=--xla_force_host_platform_device_count=2.
 """
@@ -17,9 +18,9 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-import statistics
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -57,10 +58,13 @@ def operations(size: str, batch: int, length: int, depth: int) -> int:
     return gpu_contenders.operations(size, batch, length) * depth // LAYERS[size]
 
 
-def point(
-    program: ib.IntegerModel, batch: int, length: int, seconds: float, devices: int = 1
-) -> dict[str, float]:
-    """Seconds a call and MiB of one case, the batch shared by so many devices."""
+def prepared(
+    program: ib.IntegerModel, batch: int, length: int, devices: int = 1
+) -> tuple[Callable[[], float], dict[str, float]]:
+    """A function that tells the seconds of a call, and MiB, of one case.
+
+    devices: how many share the batch.
+    """
     ids = np.random.default_rng(0).integers(
         4, program.config.vocab_size, (batch, length), dtype=np.int32
     )
@@ -73,27 +77,36 @@ def point(
         return program.integers(ids, attention_mask=mask)[0]
 
     compiled = run.lower(*arguments).compile(OPTIONS)  # as `IntegerModel` compiles by itself
-    jax.block_until_ready(compiled(*arguments))
-    found, end = [], time.perf_counter() + seconds
-    while len(found) < 3 or (time.perf_counter() < end and len(found) < 50):
+
+    def seconds() -> float:
         started = time.perf_counter()
         jax.block_until_ready(compiled(*arguments))
-        found.append(time.perf_counter() - started)
+        return time.perf_counter() - started
+
     memory = compiled.memory_analysis()
-    return {
-        "seconds": statistics.median(found),
+    return seconds, {
         "model_mib": memory.argument_size_in_bytes / MIB,
         "temporary_mib": memory.temp_size_in_bytes / MIB,
         "results_mib": memory.output_size_in_bytes / MIB,
     }
 
 
-def hold_against_ideal(points: list[dict[str, Any]], axis: str, at: int) -> None:
+def take_turns(points: list[dict[str, Any]], timed: list[Callable[[], float]], rounds: int) -> Any:
+    """Seconds of every point in every round, [rounds, points]; the first call does not count."""
+    for call in timed:
+        call()
+    found = np.array([[call() for call in timed] for _ in range(rounds)])
+    for point, column in zip(points, found.T, strict=True):
+        point["seconds"] = float(np.median(column))
+    return found
+
+
+def hold_against_ideal(points: list[dict[str, Any]], found: Any, axis: str, at: int) -> None:
     """Beside each point, its seconds over those of a cost proportional to the axis."""
-    (basis,) = (p for p in points if p[axis] == at)
-    for p in points:
-        ideal = basis["seconds"] * (1 if axis == "devices" else p[axis] / at)
-        p["over_ideal"] = p["seconds"] / ideal
+    (basis,) = (index for index, point in enumerate(points) if point[axis] == at)
+    for point, column in zip(points, found.T, strict=True):
+        growth = 1 if axis == "devices" else point[axis] / at
+        point["over_ideal"] = float(np.median(column / found[:, basis])) / growth
 
 
 def show(axis: str, points: list[dict[str, Any]]) -> None:
@@ -141,7 +154,7 @@ def main() -> int:
     parser.add_argument("--cache", type=Path, required=True, help="where the model is prepared")
     parser.add_argument("--kernels", default="xla", help="see IntegerModel.with_kernels")
     parser.add_argument("--axes", nargs="+", choices=[*AXES, "devices"], default=[*AXES, "devices"])
-    parser.add_argument("--seconds", type=float, default=3, help="spent on each point")
+    parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--small", action="store_true", help="a tiny encoder, to try this out")
     parser.add_argument("--record", type=Path, help="write the figures to this JSON file")
     parser.add_argument("--plot", type=Path, help="draw them (matplotlib)")
@@ -156,21 +169,24 @@ def main() -> int:
         "versions": {"jax": jax.__version__, "python": sys.version.split()[0]},
         "size": {**SIZES[size], "layers": LAYERS[size]},
         "kernels": options.kernels,
+        "rounds": options.rounds,
         "axes": {},
     }
     axes = {**(SMALL_AXES if options.small else AXES), "devices": [1]}
     axes["devices"] = [n for n in (1, 2, 4, 8, 16) if n <= len(jax.devices())]
     for axis in options.axes:
-        points = []
+        points, timed = [], []
         for value in axes[axis]:
             case = {**basis, "devices": 1, axis: value}
             if axis == "devices":
                 case["batch"] = basis["batch"] * value
             made = of_depth(program, case["depth"]).with_kernels(options.kernels)
-            found = point(made, case["batch"], case["length"], options.seconds, case["devices"])
+            seconds, memory = prepared(made, case["batch"], case["length"], case["devices"])
             count = operations(size, case["batch"], case["length"], case["depth"])
-            points.append({**case, "operations": count, **found})
-        hold_against_ideal(points, axis, {**basis, "devices": 1}[axis])
+            points.append({**case, "operations": count, **memory})
+            timed.append(seconds)
+        found = take_turns(points, timed, options.rounds)
+        hold_against_ideal(points, found, axis, {**basis, "devices": 1}[axis])
         show(axis, points)
         results["axes"][axis] = points
         if options.record:
