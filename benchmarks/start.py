@@ -49,7 +49,7 @@ def worker(folder: Path, case: str, cache: str) -> int:
         times.append(time.perf_counter())
     taken = [after - before for before, after in itertools.pairwise(times)]
     found = dict(zip(STEPS, [*taken, taken[2] - taken[3]], strict=True))
-    print(json.dumps(found), flush=True)
+    print(json.dumps({**found, "device": jax.devices()[0].device_kind}), flush=True)
     return 0
 
 
@@ -70,10 +70,10 @@ def main() -> int:
     size = "small" if options.small else "base"
     folder = options.cache / size
     prepare(folder, size)
-    found: dict[str, list[dict[str, float]]] = {"anew": [], "from the cache": []}
+    found: dict[str, list[dict[str, Any]]] = {"anew": [], "from the cache": []}
     with tempfile.TemporaryDirectory() as filled:
 
-        def start(cache: str) -> dict[str, float]:
+        def start(cache: str) -> dict[str, Any]:
             words = ["--cache", str(folder), "--case", options.case, "--worker", cache]
             process = Worker(__file__, *words)
             try:
@@ -87,6 +87,7 @@ def main() -> int:
                 found[name].append(start(cache))
     results: dict[str, Any] = {
         "command": f"python benchmarks/start.py --case {options.case}",
+        "device": found["anew"][0]["device"],
         "versions": versions(["jax", "jaxlib", "numpy"]),
         "size": {**SIZES[size], "layers": LAYERS[size]},
         "case": options.case,

@@ -80,7 +80,8 @@ def evaluate(model: nnx.Module | IntegerModel, data: Batcher, task: Task) -> Eva
 
     data: batches of examples tokenized for the task (not with `learning`).
     """
-    return measured(answering(model, task), data, task, model.config.id2label)  # type: ignore
+    network: Any = model
+    return measured(answering(model, task), data, task, network.config.id2label)
 
 
 def measured(answer: Answer, data: Batcher, task: Task, names: Any) -> Evaluation:
@@ -103,7 +104,7 @@ def difference_error(
     second: Sequence[Any],
     source: Sequence[Any],
     task: Task,
-    names: Sequence[str],
+    names: list[str],
     *,
     resamples: int = 100,
 ) -> float:
@@ -125,7 +126,7 @@ def difference_error(
         drawn = random.integers(count, size=count)
         examples = [source[i] for i in drawn]
         one, other = (
-            task.primary(kind.measure([answers[i] for i in drawn], examples, list(names)))
+            task.primary(kind.measure([answers[i] for i in drawn], examples, names))
             for answers in (first, second)
         )
         differences.append(other - one)
