@@ -7,8 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
-from jax import lax
+import numpy as np
 from jax.core import Tracer
 
 OPTIONS: dict[str, Any] = {
@@ -41,18 +40,20 @@ def jit_program(function: Callable[..., Any], **options: Any) -> Callable[..., A
 
 def _tracing() -> bool:
     """Whether what is computed now goes into a program that is being traced."""
-    return isinstance(lax.clz(jnp.uint32(1)), Tracer)
+    return isinstance(jax.device_put(np.uint32(0)), Tracer)
 
 
 @functools.cache
 def _accepted() -> dict[str, Any]:
     """The options that this version of XLA knows."""
-    return {name: value for name, value in OPTIONS.items() if _known(name, value)}
+    if _known(OPTIONS):
+        return OPTIONS
+    return {name: value for name, value in OPTIONS.items() if _known({name: value})}
 
 
-def _known(name: str, value: Any) -> bool:
+def _known(options: dict[str, Any]) -> bool:
     try:
-        jax.jit(lambda: jnp.int32(0), compiler_options={name: value})()
+        jax.jit(lambda: np.uint32(0), compiler_options=options)()
     except jax.errors.JaxRuntimeError:
         return False
     return True

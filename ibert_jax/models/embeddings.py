@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import jax
-import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
 from ibert_jax.config import IBertConfig
@@ -16,17 +16,17 @@ from ibert_jax.layers.layernorm import IntLayerNorm
 from ibert_jax.quantize.schemes import SCHEMES
 
 
-def position_ids_from_input_ids(input_ids: jax.Array, padding_idx: int) -> jax.Array:
+def position_ids_from_input_ids(input_ids: Any, padding_idx: int) -> Any:
     """RoBERTa's positions: tokens so far + ``padding_idx``; ``padding_idx`` where padded.
 
     Args:
-        input_ids: int32 [B, T].
+        input_ids: int32 [B, T], of NumPy or JAX.
 
     Returns:
-        int32 [B, T].
+        int32 [B, T], of the same.
     """
-    present = (input_ids != padding_idx).astype(jnp.int32)
-    return jnp.cumsum(present, axis=1, dtype=jnp.int32) * present + padding_idx
+    present = (input_ids != padding_idx).astype(np.int32)
+    return present.cumsum(axis=1, dtype=np.int32) * present + padding_idx
 
 
 class IBertEmbeddings(nnx.Module):

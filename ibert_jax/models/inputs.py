@@ -62,65 +62,64 @@ def encoder_inputs(
 ) -> EncoderInputs:
     """Check the arguments of a model and fill in the defaults.
 
-    Accepts NumPy and JAX arrays and nested lists, integers of any dtype.
+    Accepts NumPy and JAX arrays and nested lists, integers of any dtype. What is not on a device
+    yet is made ready by NumPy: small programs of XLA's would cost a first call 0.2 s.
     """
     ids, embeds = as_array(input_ids), as_array(inputs_embeds)
     checks.check_one_input(ids, embeds)
     if ids is not None:
         checks.check_token_ids(ids, config.vocab_size)
-        shape, ids = ids.shape, as_int32(ids)
+        shape, ids, numpy = ids.shape, _as_int32(ids), _numpy_of(ids)
     else:
         checks.check_embeddings(embeds, config.hidden_size, integers=life == "frozen")
-        shape = embeds.shape[:2]
-        embeds = as_int32(embeds) if life == "frozen" else jnp.asarray(embeds, jnp.float32)
+        shape, numpy = embeds.shape[:2], _numpy_of(embeds)
+        embeds = embeds.astype(np.int32 if life == "frozen" else np.float32)
     checks.check_length(shape[1], config.max_sequence_length)
-    return EncoderInputs(
+    inputs = EncoderInputs(
         ids,
         embeds,
-        _mask(as_array(attention_mask), shape),
-        _types(as_array(token_type_ids), shape, config),
-        _positions(as_array(position_ids), ids, shape, config),
+        _mask(as_array(attention_mask), shape, numpy),
+        _types(as_array(token_type_ids), shape, numpy, config),
+        _positions(as_array(position_ids), ids, shape, numpy, config),
         _head_mask(as_array(head_mask), config, life),
     )
+    return jax.tree.map(jnp.asarray, inputs)
 
 
-def _mask(mask: Any, shape: tuple[int, ...]) -> jax.Array:
+def _mask(mask: Any, shape: tuple[int, ...], numpy: Any) -> Any:
     if mask is None:
-        return jnp.ones(shape, bool)
+        return numpy.ones(shape, bool)
     checks.check_mask(mask, shape)
-    return jnp.asarray(mask) if mask.dtype == bool else as_int32(mask) != 0
+    return _as_bool(mask)
 
 
-def _types(types: Any, shape: tuple[int, ...], config: IBertConfig) -> jax.Array:
+def _types(types: Any, shape: tuple[int, ...], numpy: Any, config: IBertConfig) -> Any:
     if types is None:
-        return jnp.zeros(shape, jnp.int32)
+        return numpy.zeros(shape, np.int32)
     checks.check_token_types(types, shape, config.type_vocab_size)
-    return jnp.broadcast_to(as_int32(types), shape)
+    return _numpy_of(types).broadcast_to(_as_int32(types), shape)
 
 
 def _positions(
-    positions: Any, ids: jax.Array | None, shape: tuple[int, ...], config: IBertConfig
-) -> jax.Array:
+    positions: Any, ids: Any, shape: tuple[int, ...], numpy: Any, config: IBertConfig
+) -> Any:
     """As given, or counted from the tokens; embeddings tell no padding, so all are counted."""
     if positions is not None:
         checks.check_position_ids(positions, shape, config.max_position_embeddings)
-        return jnp.broadcast_to(as_int32(positions), shape)
+        return _numpy_of(positions).broadcast_to(_as_int32(positions), shape)
     if ids is not None:
         return position_ids_from_input_ids(ids, config.pad_token_id)
-    counted = jnp.arange(shape[1], dtype=jnp.int32) + (config.pad_token_id + 1)
-    return jnp.broadcast_to(counted[None], shape)
+    counted = numpy.arange(shape[1], dtype=np.int32) + (config.pad_token_id + 1)
+    return numpy.broadcast_to(counted[None], shape)
 
 
-def _head_mask(mask: Any, config: IBertConfig, life: Life) -> jax.Array | None:
+def _head_mask(mask: Any, config: IBertConfig, life: Life) -> Any:
     if mask is None:
         return None
     shape = (config.num_hidden_layers, config.num_attention_heads)
     checks.check_head_mask(mask, shape, binary=life != "float")
-    if life == "float":
-        mask = jnp.asarray(mask).astype(jnp.float32)
-    else:
-        mask = jnp.asarray(mask) if mask.dtype == bool else as_int32(mask) != 0
-    return jnp.broadcast_to(mask if mask.ndim == 2 else mask[None], shape)
+    mask = mask.astype(np.float32) if life == "float" else _as_bool(mask)
+    return _numpy_of(mask).broadcast_to(mask if mask.ndim == 2 else mask[None], shape)
 
 
 def as_array(values: Any) -> Any:
@@ -130,6 +129,17 @@ def as_array(values: Any) -> Any:
 
 def as_int32(values: Any) -> jax.Array:
     """An int32 array of ``values``; Python and NumPy integers lose nothing on the way."""
-    if isinstance(values, jax.Array):
-        return values.astype(jnp.int32)
-    return jnp.asarray(np.asarray(values).astype(np.int32))
+    return jnp.asarray(_as_int32(as_array(values)))
+
+
+def _numpy_of(array: Any) -> Any:
+    """The library that computes with an array where it is: on the host, or on a device."""
+    return jnp if isinstance(array, jax.Array) else np
+
+
+def _as_int32(array: Any) -> Any:
+    return array.astype(np.int32)
+
+
+def _as_bool(mask: Any) -> Any:
+    return mask if mask.dtype == bool else _as_int32(mask) != 0

@@ -21,5 +21,7 @@ def test_outermost_nested_and_mapped() -> None:
 
 
 def test_a_compiler_that_does_not_know_the_option(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert all(compiled._known(name, value) for name, value in compiled.OPTIONS.items())
-    assert not compiled._known("xla_cpu_no_such_option", 1)
+    assert all(compiled._known({name: value}) for name, value in compiled.OPTIONS.items())
+    known = dict(compiled.OPTIONS)
+    monkeypatch.setattr(compiled, "OPTIONS", known | {"xla_cpu_no_such_option": 1})
+    assert compiled._accepted.__wrapped__() == known
