@@ -13,9 +13,10 @@ averaged as they are.
     pairs        rank correlation of the similarities of --pairs (two sentences and a number, tab
                  between) with the numbers
 
-The first rows repeat how the default scheme came about, from I-BERT's own to free scales for
-every channel. With `pip install 'ibert-jax[peers]'` ONNX Runtime's dynamic int8 and OpenVINO's
-int8 are measured, too.
+The first rows repeat how the default came about, from I-BERT's own scheme to free scales for every
+channel and corrected biases; the others, not corrected unless they say so, compare calibrations.
+With `pip install 'ibert-jax[peers]'` ONNX Runtime's dynamic int8 and OpenVINO's int8 are measured,
+too.
 """
 
 from __future__ import annotations
@@ -200,16 +201,16 @@ def schemes(args: argparse.Namespace, comparison: Comparison) -> None:
     row("LayerNorm's integers as residual, one scale a tensor", one_scale=everywhere)
     row("... and channel factors after LayerNorm", one_scale=AFTER_GELU + ON_VALUES)
     row("... and a scale a channel after GELU", one_scale=ON_VALUES)
-    row("... and on values and context: the default, minmax")
-    row("default, minmax of tokens alone", method="percentile", percentile=100)
-    row("default, moving-average", method="moving-average")
-    row("default, percentile 99.99", method="percentile")
-    row("default, percentile 99.999", method="percentile", percentile=99.999)
-    row("default, mse", method="mse")
-    row("default, entropy", method="entropy")
-    row("default, searched exponent", search=True)
-    row("default, corrected biases", correct=True)
-    row("default, mse, corrected biases", method="mse", correct=True)
+    row("... and on values and context")
+    row("... and corrected biases: the default", correct=True)
+    row("ranges by minmax of tokens alone", method="percentile", percentile=100)
+    row("ranges by moving-average", method="moving-average")
+    row("ranges by percentile 99.99", method="percentile")
+    row("ranges by percentile 99.999", method="percentile", percentile=99.999)
+    row("ranges by mse", method="mse")
+    row("ranges by entropy", method="entropy")
+    row("searched exponent", search=True)
+    row("ranges by mse, corrected biases", method="mse", correct=True)
 
 
 def wanted(args: argparse.Namespace, name: str) -> bool:

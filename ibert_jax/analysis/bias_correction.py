@@ -23,8 +23,6 @@ from ibert_jax.layers.leaf import set_life
 from ibert_jax.layers.linear import QuantLinear
 
 Model = TypeVar("Model", bound=nnx.Module)
-_Found = dict[str, tuple[jax.Array, jax.Array]]
-
 
 def correct_biases(model: Model, batches: Iterable[Mapping[str, Any]]) -> Model:
     """Shift the biases of a calibrated model's linear layers, in place.
@@ -37,8 +35,8 @@ def correct_biases(model: Model, batches: Iterable[Mapping[str, Any]]) -> Model:
         model: one of this package's models with calibrated ranges. Its biases then make up for
             errors that only integers make, so that in the float life it is a little worse off.
         batches: its arguments by name, a hundred sentences or more; large batches are better,
-            for each estimates the means by itself before they are averaged. One compilation for
-            each shape.
+            for each estimates the means by itself before they are averaged. Every kind of leaf
+            is compiled once for each shape.
 
     Returns:
         ``model``, in the quantization-aware life.
@@ -48,19 +46,16 @@ def correct_biases(model: Model, batches: Iterable[Mapping[str, Any]]) -> Model:
     """
     network: Any = model
     network.quantize(True)
-    graph, state = nnx.split(nnx.clone(model))
-
-    @jax.jit
-    def shifts(state: Any, batch: dict[str, jax.Array]) -> _Found:
-        twin, found = nnx.merge(graph, state), {}
-        _pair_leaves(twin, batch.get("attention_mask"), found)
-        twin(**batch, return_dict=True)
-        return found
+    twin: Any = nnx.clone(model)
+    set_life(twin, quantized=False, observing=False, deterministic=True, recording=False)
+    shared = _Shared()
+    wrap_leaves(twin, lambda path, leaf: _Paired(path, leaf, shared))
 
     totals: dict[str, tuple[Any, Any]] = {}
     for batch in batches:
-        arrays = {name: np.asarray(value) for name, value in batch.items()}
-        for path, (total, count) in jax.device_get(shifts(state, arrays)).items():
+        shared.mask = batch.get("attention_mask")
+        twin(**batch, return_dict=True)
+        for path, (total, count) in jax.device_get(shared.found).items():
             before = totals.get(path, (0.0, 0.0))
             totals[path] = before[0] + total.astype(np.float64), before[1] + float(count)
     if not totals:
@@ -72,6 +67,7 @@ def correct_biases(model: Model, batches: Iterable[Mapping[str, Any]]) -> Model:
     return model
 
 
+@jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class _Pair:
     """The same tensor twice: as quantization leaves it, and as it should be."""
@@ -83,40 +79,54 @@ class _Pair:
         return dataclasses.replace(self, rounded=self.rounded[index], exact=self.exact[index])
 
 
-def _pair_leaves(network: Any, mask: jax.Array | None, found: _Found) -> None:
-    """Let pairs pass between the leaves, their means made equal behind each linear layer."""
-    set_life(network, quantized=False, observing=False, deterministic=True, recording=False)
-    wrap_leaves(network, lambda path, leaf: _Paired(path, leaf, mask, found))
+@dataclasses.dataclass
+class _Shared:
+    """What the leaves of one batch have in common.
+
+    Attributes:
+        mask: the batch's attention mask, or None.
+        found: what was taken off behind each linear layer, summed over tokens, and their number.
+    """
+
+    mask: Any = None
+    found: dict[str, tuple[jax.Array, jax.Array]] = dataclasses.field(default_factory=dict)
 
 
 class _Paired:
     """Stands in a leaf's place and calls it twice."""
 
-    def __init__(self, path: str, leaf: Any, mask: jax.Array | None, found: _Found) -> None:
-        self._path, self._leaf, self._mask, self._found = path, leaf, mask, found
-        flag = None if kind_of(leaf) is None else jnp.bool_(True)
-        self._switched = Switched(leaf, flag)
+    def __init__(self, path: str, leaf: Any, shared: _Shared) -> None:
+        self._path, self._leaf, self._shared = path, leaf, shared
 
     def __call__(self, *operands: Any) -> Any:
         if is_wire(self._leaf):
             return operands[0]
-        rounded = self._switched(*(x.rounded if isinstance(x, _Pair) else x for x in operands))
-        exact = self._leaf(*(x.exact if isinstance(x, _Pair) else x for x in operands))
-        if isinstance(self._leaf, QuantLinear):
-            rounded = rounded - self._shift(rounded - exact)
-        return _Pair(rounded, exact)
-
-    def _shift(self, difference: jax.Array) -> jax.Array:
-        """What is typical of the tokens, [1, ..., N]; kept with their number."""
-        counted = jnp.ones(difference.shape[:-1], jnp.float32)
-        if self._mask is not None and difference.ndim == 3:
-            counted = (self._mask != 0).reshape(counted.shape).astype(jnp.float32)
-        typical, count = huber_mean(difference, counted), jnp.sum(counted)
-        self._found[self._path] = typical * count, count
-        return typical.reshape((1,) * counted.ndim + (-1,))
+        operands = tuple(x._leaf if isinstance(x, _Paired) else x for x in operands)
+        pair, shift = _call_twice(self._leaf, self._shared.mask, *operands)
+        if shift is not None:
+            self._shared.found[self._path] = shift
+        return pair
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._leaf, name)
+
+
+# Leaf by leaf, so that a layer is compiled once and not as often as there are layers.
+@nnx.jit
+def _call_twice(leaf: Any, mask: Any, *operands: Any) -> tuple[_Pair, Any]:
+    """A leaf's results; behind a linear layer also what is typical of their difference."""
+    flag = None if kind_of(leaf) is None else jnp.bool_(True)
+    rounded = Switched(leaf, flag)(*(x.rounded if isinstance(x, _Pair) else x for x in operands))
+    exact = leaf(*(x.exact if isinstance(x, _Pair) else x for x in operands))
+    if not isinstance(leaf, QuantLinear):
+        return _Pair(rounded, exact), None
+    difference = rounded - exact
+    counted = jnp.ones(difference.shape[:-1], jnp.float32)
+    if mask is not None and difference.ndim == 3:
+        counted = (mask != 0).reshape(counted.shape).astype(jnp.float32)
+    typical, count = huber_mean(difference, counted), jnp.sum(counted)
+    shift = typical.reshape((1,) * counted.ndim + (-1,))
+    return _Pair(rounded - shift, exact), (typical * count, count)
 
 
 def huber_mean(values: jax.Array, counted: jax.Array) -> jax.Array:

@@ -19,7 +19,7 @@ _EXAMPLES = """\
   ibert-jax freeze my_quantized_checkpoint my_integer_model
   ibert-jax freeze my_float_checkpoint my_integer_model --calibration sentences.txt
   ibert-jax freeze my_float_checkpoint my_integer_model --calibration sentences.txt \\
-      --method mse --search --ranges
+      --method mse --search --no-correct-biases --ranges
 """
 
 
@@ -67,8 +67,10 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     )
     parser.add_argument(
         "--correct-biases",
-        action="store_true",
-        help="shift biases so that quantizing leaves the mean of every channel where it was",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="after calibration, shift biases so that quantizing leaves the mean of every channel "
+        "where it was (default: yes)",
     )
     parser.add_argument(
         "--ranges",
@@ -111,7 +113,7 @@ def run(args: argparse.Namespace) -> int:
             search=args.search,
         )
         if args.correct_biases:
-            correct_biases(model, batches)
+            correct_biases(model, console.progress(batches, what="bias correction batches"))
     program = _frozen(model)
     certificate = certified(program, batches) if args.certificate else None
     program.save(args.output, certificate)
