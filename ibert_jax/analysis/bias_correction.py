@@ -24,6 +24,7 @@ from ibert_jax.layers.linear import QuantLinear
 
 Model = TypeVar("Model", bound=nnx.Module)
 
+
 def correct_biases(model: Model, batches: Iterable[Mapping[str, Any]]) -> Model:
     """Shift the biases of a calibrated model's linear layers, in place.
 
