@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
+from safetensors.numpy import load_file
 
 from ibert_jax.cli import main
 from ibert_jax.commands import freeze
@@ -24,13 +26,28 @@ def test_freeze_by_another_method(
 ) -> None:
     assert freeze.METHODS == METHODS
     command = ["freeze", str(tiny_checkpoint), str(tmp_path / "out"), "--calibration", sentences]
-    command += ["--method", "mse", "--correct-biases", "--ranges", "--no-certificate"]
+    command += ["--method", "mse", "--ranges", "--no-certificate"]
     assert main([*command, "--max-length", "16", "--batch-size", "16"]) == 0
     lines = capsys.readouterr().out.splitlines()
     table = {line.split()[0]: line for line in lines}
     assert table["leaf"].endswith("saturated")
     assert table["ibert.encoder.layer.0.attention.self.query_activation"].endswith("%")
     assert (tmp_path / "out" / "integer_model.json").is_file()
+
+
+def test_freeze_corrects_biases_unless_told_not_to(
+    tiny_checkpoint: Path, sentences: str, tmp_path: Path
+) -> None:
+    found = []
+    for name, options in (("corrected", []), ("plain", ["--no-correct-biases"])):
+        command = ["freeze", str(tiny_checkpoint), str(tmp_path / name), *options]
+        command += ["--calibration", sentences, "--max-length", "16", "--no-certificate"]
+        assert main(command) == 0
+        found.append(load_file(tmp_path / name / "integer_model.safetensors"))
+    corrected, plain = found
+    changed = {name for name in plain if not np.array_equal(corrected[name], plain[name])}
+    assert any(name.endswith("query.bias") for name in changed)
+    assert all(name.endswith("bias") for name in changed)
 
 
 def test_sensitivity(
