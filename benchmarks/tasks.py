@@ -48,9 +48,9 @@ HEAD = """\
 Written by `python benchmarks/tasks.py table`; do not edit. Measured on frozen integer programs, not
 on a simulation. **Float continued** is the fair baseline of QAT: the float model trained for the
 same further steps, on the same batches, under the same schedule. **Post-training** is the float
-model with ranges from 512 of its training examples (minimum and maximum, biases not corrected): what
-the quantization-aware stage starts from. Figures are points (100 times the measure), ± the standard
-error over seeds; differences are of runs of one seed. Options were fixed beforehand
+model with ranges from 512 of its training examples (minimum and maximum, biases not corrected),
+with which the quantization-aware stage starts. Figures are points (100 times the measure), ± the
+standard error over seeds; differences are of runs of one seed. Options were fixed beforehand
 (`benchmarks/tasks.toml`); nothing is chosen on the evaluation files.
 
 Seeds share their evaluation examples, so that what the choice of examples does to a difference is

@@ -50,6 +50,20 @@ def test_freeze_corrects_biases_unless_told_not_to(
     assert all(name.endswith("bias") for name in changed)
 
 
+def test_freeze_measures_pairs_as_pairs(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    words = ("very good film", "bad film", "good", "very very bad film")
+    rows = [f"{a}\t{b}" for a in words for b in words]
+    found = []
+    for header in ("premise\thypothesis", "premise\tsentence"):  # a pair; one of two columns
+        table = tmp_path / "table.tsv"
+        table.write_text("\n".join([header, *rows]) + "\n")
+        command = ["freeze", str(tiny_checkpoint), str(tmp_path / "out"), "--no-certificate"]
+        command += ["--calibration", str(table), "--no-correct-biases"]
+        assert main(command) == 0
+        found.append(load_file(tmp_path / "out" / "integer_model.safetensors"))
+    assert any(not np.array_equal(found[0][name], found[1][name]) for name in found[0])
+
+
 def test_sensitivity(
     tiny_checkpoint: Path, sentences: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

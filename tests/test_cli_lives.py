@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from ibert_jax.analysis import correct_biases
 from ibert_jax.cli import build_parser, main
-from ibert_jax.commands import freeze, train
-from ibert_jax.commands.texts import read_texts
+from ibert_jax.commands import train
+from ibert_jax.commands.texts import read_sample
 from ibert_jax.models import IBertForSequenceClassification
 from ibert_jax.quantize import calibrate
 from ibert_jax.tokenizer import Tokenizer
@@ -73,9 +74,10 @@ def quantized(trained: Path, sentences: Path) -> Path:
     model = IBertForSequenceClassification.from_pretrained(trained)
     tokenizer = Tokenizer.load(trained)
     args = build_parser().parse_args(["freeze", "", ""])
-    texts = read_texts(sentences, None, args.calibration_rows)
-    batches = freeze.calibration_batches(texts, tokenizer, model.config, args)
-    calibrate(model, batches).save_pretrained(output)
+    rows = args.calibration_rows
+    sample = read_sample(sentences, None, rows, model=model, tokenizer=tokenizer, max_length=None)
+    batches = list(sample.batches(args.batch_size))
+    correct_biases(calibrate(model, batches), batches).save_pretrained(output)
     tokenizer.save(output)
     return output
 

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from ibert_jax.commands.texts import read_texts
+from ibert_jax.commands.texts import read_rows
 
+FILMS = [("good film",), ("bad film",)]
 TABLE = "when\tcomment\n2026\tgood film\n2026\t \n2026\tbad film\n"
 
 
@@ -19,27 +20,27 @@ def _file(tmp_path: Path, name: str, text: str) -> Path:
 
 def test_text_and_tables(tmp_path: Path) -> None:
     text = _file(tmp_path, "a.txt", "good film\n\n  \nbad film\nmore\n")
-    assert read_texts(text, None, 2) == ["good film", "bad film"]
+    assert read_rows(text, None, 2) == FILMS
     table = _file(tmp_path, "a.tsv", TABLE)
-    assert read_texts(table, "comment", 9) == ["good film", "bad film"]
+    assert read_rows(table, ["comment"], 9) == FILMS
     named = _file(tmp_path, "b.tsv", TABLE.replace("comment", "sentence"))
-    assert read_texts(named, None, 9) == ["good film", "bad film"]
+    assert read_rows(named, None, 9) == FILMS
 
 
 def test_a_table_is_not_taken_for_text(tmp_path: Path) -> None:
     table = _file(tmp_path, "a.tsv", TABLE)
     with pytest.raises(ValueError, match=r"column sentence or text .* got when, comment"):
-        read_texts(table, None, 9)
+        read_rows(table, None, 9)
     with pytest.raises(ValueError, match=r"expected a file with columns, .*a.txt is read as text"):
-        read_texts(_file(tmp_path, "a.txt", TABLE), "comment", 9)
+        read_rows(_file(tmp_path, "a.txt", TABLE), ["comment"], 9)
 
 
 def test_what_cannot_be_read_is_named(tmp_path: Path) -> None:
     broken = _file(tmp_path, "a.tsv", TABLE + "2026\n")
     with pytest.raises(ValueError, match=r"line 5 of .*a.tsv: expected 2 cells.*; mend it"):
-        read_texts(broken, "comment", 9)
+        read_rows(broken, ["comment"], 9)
     for name in ("empty.txt", "empty.jsonl"):
         with pytest.raises(ValueError, match=r"expected at least one sentence, .* holds none"):
-            read_texts(_file(tmp_path, name, "\n\n"), None, 9)
+            read_rows(_file(tmp_path, name, "\n\n"), None, 9)
     with pytest.raises(FileNotFoundError, match="does not exist; check the path"):
-        read_texts(tmp_path / "absent.txt", None, 9)
+        read_rows(tmp_path / "absent.txt", None, 9)

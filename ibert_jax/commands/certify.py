@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Iterable
 from typing import Any
 
 from ibert_jax.commands import console
 from ibert_jax.commands.options import add_command, positive
-from ibert_jax.commands.texts import FORMATS, add_column, read_texts
+from ibert_jax.commands.texts import FORMATS, add_column, read_sample
 
 _EXAMPLES = """\
   ibert-jax certify my_integer_model --save
@@ -70,7 +70,7 @@ def run(args: argparse.Namespace) -> int:
     program = IntegerModel.load(directory)
     length = args.sequence_length or min(128, program.config.max_sequence_length)
     try:
-        batches = _batches(args, directory, program.config.pad_token_id, length)
+        batches = _batches(args, directory, program, length)
         certificate = certify(program, args.batch_size, length, batches=batches)
     except CertificateError as error:
         console.note(f"not certified: {error}")
@@ -81,14 +81,18 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _batches(args: argparse.Namespace, directory: Any, pad: int, length: int) -> Iterator[Any]:
+def _batches(args: argparse.Namespace, directory: Any, program: Any, length: int) -> Iterable[Any]:
     """The program's arguments for the text, in one shape."""
     if args.text is None:
-        return
-    from ibert_jax.inference.buckets import make_batches
+        return ()
     from ibert_jax.tokenizer import Tokenizer
 
-    texts = read_texts(args.text, args.column, _SENTENCES)
-    encodings = Tokenizer.load(directory).encode(texts, max_length=length)
-    for batch in make_batches(encodings, [length], args.batch_size, pad_token_id=pad):
-        yield {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
+    sample = read_sample(
+        args.text,
+        args.column,
+        _SENTENCES,
+        model=program,
+        tokenizer=Tokenizer.load(directory),
+        max_length=length,
+    )
+    return sample.batches(args.batch_size, length)

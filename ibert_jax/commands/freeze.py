@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import argparse
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from ibert_jax.commands import console
 from ibert_jax.commands.options import add_batching, add_command, positive
-from ibert_jax.commands.texts import FORMATS, add_column, read_texts
+from ibert_jax.commands.texts import FORMATS, add_column, read_sample
 
 METHODS = ("minmax", "moving-average", "percentile", "mse", "entropy")
 """As ``quantize.calibration`` has them; named here so that help needs no JAX."""
@@ -89,10 +88,6 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Calibrate where asked to, freeze, and write program and tokenizer."""
-    sentences = None
-    if args.calibration is not None:
-        sentences = read_texts(args.calibration, args.column, args.calibration_rows)
-
     from ibert_jax.analysis import calibration_report, correct_biases
     from ibert_jax.inference import load_model
     from ibert_jax.quantize import calibrate
@@ -103,8 +98,16 @@ def run(args: argparse.Namespace) -> int:
     if (Path(args.checkpoint) / "integer_model.json").is_file():
         raise ValueError(f"expected a checkpoint, {args.checkpoint} is frozen already")
     batches: list[dict[str, Any]] = []
-    if sentences is not None:
-        batches = list(calibration_batches(sentences, tokenizer, model.config, args))
+    if args.calibration is not None:
+        sample = read_sample(
+            args.calibration,
+            args.column,
+            args.calibration_rows,
+            model=model,
+            tokenizer=tokenizer,
+            max_length=args.max_length,
+        )
+        batches = list(sample.batches(args.batch_size))
         calibrate(
             model,
             console.progress(batches, what="calibration batches"),
@@ -155,17 +158,3 @@ def _frozen(model: Any) -> Any:
             "expected --calibration FILE, sentences to measure ranges on, as the checkpoint was "
             f"never trained quantization-aware: {str(error).partition(';')[0]}"
         ) from None
-
-
-def calibration_batches(
-    sentences: list[str], tokenizer: Any, config: Any, args: argparse.Namespace
-) -> Iterator[dict[str, Any]]:
-    """The model's arguments for every batch of sentences, padded to few lengths."""
-    from ibert_jax.inference.buckets import lengths_up_to, make_batches
-
-    longest = min(args.max_length or config.max_sequence_length, config.max_sequence_length)
-    encodings = tokenizer.encode(sentences, max_length=longest)
-    for batch in make_batches(
-        encodings, lengths_up_to(longest), args.batch_size, pad_token_id=config.pad_token_id
-    ):
-        yield {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from ibert_jax.commands import console
-from ibert_jax.commands.freeze import METHODS, calibration_batches
+from ibert_jax.commands.freeze import METHODS
 from ibert_jax.commands.options import add_batching, add_command, positive
-from ibert_jax.commands.texts import FORMATS, add_column, read_texts
+from ibert_jax.commands.texts import FORMATS, add_column, read_sample
 
 _EXAMPLES = """\
   ibert-jax sensitivity my_checkpoint --text sentences.txt --group kind
@@ -68,7 +68,6 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Calibrate where needed, sweep, print."""
-    sentences = read_texts(args.text, args.column, args.calibration_rows)
     if args.plot:
         _refuse_unwritable(Path(args.plot))
 
@@ -81,14 +80,21 @@ def run(args: argparse.Namespace) -> int:
     model = load_model(args.checkpoint)
     if not hasattr(model, "leaves"):
         raise ValueError(f"expected a checkpoint, {args.checkpoint} is frozen already")
+    sample = read_sample(
+        args.text,
+        args.column,
+        args.calibration_rows,
+        model=model,
+        tokenizer=tokenizer,
+        max_length=args.max_length,
+    )
     if not model.config.quant_mode:
-        batches = calibration_batches(sentences, tokenizer, model.config, args)
-        calibrate(model, batches, args.method)
+        calibrate(model, sample.batches(args.batch_size), args.method)
 
     def progress(items: Any) -> Any:
         return console.progress(items, what=f"{args.group}s")
 
-    chosen = _one_shape(sentences[-args.rows :], tokenizer, model.config, args)
+    chosen = sample.last(args.rows).of_one_shape(args.batch_size)  # the sweep is compiled once
     found = sensitivity(model, chosen, group=args.group, leaves=args.leaves, progress=progress)
     if args.plot:
         found.plot().savefig(args.plot)
@@ -106,25 +112,3 @@ def _refuse_unwritable(path: Path) -> None:
         raise ValueError(
             "--plot needs matplotlib, which is not installed: pip install 'ibert-jax[notebooks]'"
         ) from None
-
-
-def _one_shape(
-    sentences: list[str], tokenizer: Any, config: Any, args: argparse.Namespace
-) -> list[dict[str, Any]]:
-    """The sentences in batches of one shape, so that the sweep is compiled once."""
-    from ibert_jax.inference.buckets import lengths_up_to, make_batches
-
-    longest = min(args.max_length or config.max_sequence_length, config.max_sequence_length)
-    encodings = tokenizer.encode(sentences, max_length=longest)
-    needed = max(len(encoding.ids) for encoding in encodings)
-    length = next(length for length in lengths_up_to(longest) if length >= needed)
-    size = min(args.batch_size, len(sentences))
-    return [
-        {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
-        for batch in make_batches(
-            encodings[: len(encodings) // size * size],
-            (length,),
-            size,
-            pad_token_id=config.pad_token_id,
-        )
-    ]

@@ -1,27 +1,41 @@
-"""Sentences that a command measures something on: from a text file or from a column of a table."""
+"""Rows of text that a command measures something on: of a text file or of a table's columns."""
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ibert_jax.inference import Sample
 
 FORMATS = "UTF-8 text, one sentence a line, or .tsv, .csv, .jsonl, .parquet (see --column)"
-"""What `read_texts` reads, for the help of an option."""
+"""What `read_rows` reads, for the help of an option."""
 
-_KNOWN = (("sentence",), ("text",))
+_PLAIN = (("sentence",), ("text",))
 
 
 def add_column(parser: argparse.ArgumentParser) -> None:
-    """Which column of a table the sentences are in."""
+    """Which columns of a table the texts are in."""
     parser.add_argument(
         "--column",
+        action="append",
         metavar="NAME",
-        help="the table's column of sentences (default: sentence or text, or the only one)",
+        help="the table's column of sentences, given again for the second of a pair, the context "
+        "of a question or the choices of a prompt (default: as `predict` finds them)",
     )
 
 
-def read_texts(path: str | Path, column: str | None, rows: int) -> list[str]:
-    """The first `rows` sentences of a file; rows without any text are left out.
+def read_rows(
+    path: str | Path,
+    columns: Sequence[str] | None,
+    rows: int,
+    known: Sequence[tuple[str, ...]] = (),
+) -> list[tuple[Any, ...]]:
+    """The cells of a file's first `rows` rows; rows without any text are left out.
+
+    known: what columns may be called, besides `sentence` and `text`; a task's `columns`.
 
     Raises:
         FileNotFoundError, IsADirectoryError: there is no such file.
@@ -29,16 +43,33 @@ def read_texts(path: str | Path, column: str | None, rows: int) -> list[str]:
     """
     from ibert_jax.inference import Source
 
-    source = Source(path, columns=() if column is None else (column,), known=_KNOWN)
-    texts: list[str] = []
-    for row in source:
+    named = tuple(dict.fromkeys((*known, *_PLAIN)))
+    found: list[tuple[Any, ...]] = []
+    for row in Source(path, columns=tuple(columns or ()), known=named):
         if row.empty:
             continue
         if row.cells is None:
             raise ValueError(f"line {row.number} of {path}: {row.problem}; mend it or take it out")
-        texts.append(str(row.cells[0]))
-        if len(texts) == rows:
+        found.append(tuple(row.cells))
+        if len(found) == rows:
             break
-    if not texts:
+    if not found:
         raise ValueError(f"expected at least one sentence, {path} holds none")
-    return texts
+    return found
+
+
+def read_sample(
+    path: str | Path,
+    columns: Sequence[str] | None,
+    rows: int,
+    *,
+    model: Any,
+    tokenizer: Any,
+    max_length: int | None,
+) -> Sample:
+    """A file's first rows as the model's head is asked, cut to what its positions allow."""
+    from ibert_jax.inference import Sample, task_for
+
+    longest = model.config.max_sequence_length
+    task = task_for(model, tokenizer, min(max_length or longest, longest))
+    return Sample.of(task, read_rows(path, columns, rows, task.columns))

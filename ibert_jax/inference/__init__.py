@@ -4,7 +4,7 @@ from ibert_jax.inference.batches import BatchPredictor
 from ibert_jax.inference.job import predict_file
 from ibert_jax.inference.journal import Progress
 from ibert_jax.inference.loading import default_directory, load_classifier, load_model
-from ibert_jax.inference.predictor import TASKS, Predictor, Statistics
+from ibert_jax.inference.predictor import TASKS, Predictor, Statistics, task_for
 from ibert_jax.inference.results import (
     Answer,
     Candidate,
@@ -19,6 +19,7 @@ from ibert_jax.inference.results import (
     Span,
     record,
 )
+from ibert_jax.inference.sample import Sample
 from ibert_jax.inference.sources import FORMATS, Row, Source
 from ibert_jax.inference.tasks import interpret
 
@@ -39,6 +40,7 @@ __all__ = [
     "Progress",
     "Refused",
     "Row",
+    "Sample",
     "Source",
     "Span",
     "Statistics",
@@ -48,4 +50,5 @@ __all__ = [
     "load_model",
     "predict_file",
     "record",
+    "task_for",
 ]

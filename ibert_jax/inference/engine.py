@@ -70,11 +70,10 @@ class Engine:
 
     def compute(self, batch: Batch, encodings: Sequence[Encoding]) -> Any:
         """What the task selects of the outputs, arrays [B, ...] that are still being computed."""
-        types = np.minimum(batch.token_type_ids, self.task.config.type_vocab_size - 1)
         arrays = {
             "input_ids": batch.input_ids,
             "attention_mask": batch.attention_mask,
-            "token_type_ids": types,  # RoBERTa knows one type, whatever its tokenizer says
+            "token_type_ids": self.task.known_types(batch.token_type_ids),
             **self.task.extra([encodings[source] for source in batch.sources]),
         }
         self.padded_tokens += batch.input_ids.size

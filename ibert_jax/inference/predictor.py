@@ -132,7 +132,7 @@ class Predictor:
         self.tokenizer = tokenizer
         self.batch_size = batch_size
         self.max_length = _usable_length(config, max_length)
-        self.task = _task(program, tokenizer, self.max_length, options)
+        self.task = task_for(program, tokenizer, self.max_length, **options)
         self.statistics = Statistics()
         self._engine = Engine(program, self.task, batch_size=batch_size, devices=devices)
 
@@ -289,7 +289,7 @@ class Predictor:
         ]
 
 
-def _task(program: Any, tokenizer: Tokenizer, max_length: int, options: dict[str, Any]) -> Task:
+def task_for(program: Any, tokenizer: Tokenizer, max_length: int, **options: Any) -> Task:
     """The task that a model's head does."""
     kind = getattr(program, "kind", program)  # a frozen program names the class it was
     task = TASKS[getattr(kind, "head", SequenceClassification.head)]

@@ -72,8 +72,12 @@ class Task:
         """More arguments of ``select``, each with a row for every encoding of a batch."""
         return {}
 
+    def known_types(self, token_type_ids: np.ndarray) -> np.ndarray:
+        """Token types that the model has: RoBERTa knows one, whatever its tokenizer says."""
+        return np.minimum(token_type_ids, self.config.type_vocab_size - 1)
+
     @staticmethod
-    def arguments(batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
+    def arguments(batch: dict[str, Any]) -> dict[str, Any]:
         """What the model is called with, of a batch's arrays, [B, T] each."""
         return {name: batch[name] for name in ("input_ids", "attention_mask", "token_type_ids")}
 
@@ -217,7 +221,7 @@ class MultipleChoice(Task):
         return [[next(encodings) for _ in choices] for _, choices in rows]
 
     @staticmethod
-    def arguments(batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
+    def arguments(batch: dict[str, Any]) -> dict[str, Any]:
         return {name: array[:, None] for name, array in Task.arguments(batch).items()}
 
     def answer(self, row: Any, encodings: Sequence[Encoding], parts: Sequence[Any]) -> Choice:

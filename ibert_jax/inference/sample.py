@@ -1,0 +1,72 @@
+"""Rows of text as a model's arguments: what it is calibrated, or otherwise measured, on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Self
+
+import numpy as np
+
+from ibert_jax.inference.buckets import lengths_up_to, make_batches
+from ibert_jax.inference.tasks import Task
+from ibert_jax.tokenizer import Encoding
+
+Arguments = dict[str, np.ndarray]
+"""A model's arguments by name: int32 [B, T], or as its head wants them."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Some rows, tokenized as a task asks its model. parts: the encodings of each row."""
+
+    task: Task
+    parts: list[list[Encoding]]
+
+    @classmethod
+    def of(cls, task: Task, rows: Sequence[tuple[Any, ...]]) -> Self:
+        """Tokenize the cells of some rows.
+
+        rows: (text,) each, which will do for every task, or what the task makes a row of: a pair of
+            texts, a question and a context, a prompt and its choices.
+
+        Raises ValueError or TypeError, in one sentence, for a row that the task cannot have.
+        """
+        if all(len(cells) == 1 for cells in rows):
+            return cls(task, Task.encode(task, [text for (text,) in rows]))
+        made = [task.row(cells) for cells in rows]
+        for row in made:
+            task.check(row)
+        return cls(task, task.encode(made))
+
+    def last(self, rows: int) -> Self:
+        """The last so many rows."""
+        return replace(self, parts=self.parts[-rows:])
+
+    def batches(self, batch_size: int, length: int | None = None) -> Iterator[Arguments]:
+        """All of it, padded to few lengths, or to one, which no encoding must exceed."""
+        lengths = lengths_up_to(self.task.max_length) if length is None else (length,)
+        return self._batches(self._encodings(), lengths, batch_size)
+
+    def of_one_shape(self, batch_size: int) -> list[Arguments]:
+        """Full batches of one shape; a rest that would not fill one is left out."""
+        encodings = self._encodings()
+        size = min(batch_size, len(encodings))
+        needed = max(len(encoding.ids) for encoding in encodings)
+        length = next(n for n in lengths_up_to(self.task.max_length) if n >= needed)
+        return list(self._batches(encodings[: len(encodings) // size * size], (length,), size))
+
+    def _encodings(self) -> list[Encoding]:
+        return [encoding for part in self.parts for encoding in part]
+
+    def _batches(
+        self, encodings: Sequence[Encoding], lengths: Sequence[int], batch_size: int
+    ) -> Iterator[Arguments]:
+        pad = self.task.config.pad_token_id
+        for batch in make_batches(encodings, lengths, batch_size, pad_token_id=pad):
+            arrays: Any = {
+                "input_ids": batch.input_ids,
+                "attention_mask": batch.attention_mask,
+                "token_type_ids": self.task.known_types(batch.token_type_ids),
+            }
+            yield self.task.arguments(arrays)
