@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from ibert_jax.commands.texts import read_rows
+from ibert_jax.commands import texts
+from ibert_jax.inference import TASKS
 
 FILMS = [("good film",), ("bad film",)]
 TABLE = "when\tcomment\n2026\tgood film\n2026\t \n2026\tbad film\n"
+
+
+def read_rows(path: Path, columns: list[str] | None, rows: int) -> list[tuple[str, ...]]:
+    make: Any = TASKS["sequence_classification"]
+    return texts.read_rows(path, columns, rows, make(config=None, tokenizer=None, max_length=16))
 
 
 def _file(tmp_path: Path, name: str, text: str) -> Path:
@@ -29,7 +36,7 @@ def test_text_and_tables(tmp_path: Path) -> None:
 
 def test_a_table_is_not_taken_for_text(tmp_path: Path) -> None:
     table = _file(tmp_path, "a.tsv", TABLE)
-    with pytest.raises(ValueError, match=r"column sentence or text .* got when, comment"):
+    with pytest.raises(ValueError, match=r"or sentence or text .* got when, comment; name"):
         read_rows(table, None, 9)
     with pytest.raises(ValueError, match=r"expected a file with columns, .*a.txt is read as text"):
         read_rows(_file(tmp_path, "a.txt", TABLE), ["comment"], 9)
@@ -42,5 +49,8 @@ def test_what_cannot_be_read_is_named(tmp_path: Path) -> None:
     for name in ("empty.txt", "empty.jsonl"):
         with pytest.raises(ValueError, match=r"expected at least one sentence, .* holds none"):
             read_rows(_file(tmp_path, name, "\n\n"), None, 9)
+    number = _file(tmp_path, "number.jsonl", '{"sentence": "good"}\n{"sentence": 3}\n')
+    with pytest.raises(ValueError, match=r"line 2 of .*: expected the text to be a string, got"):
+        read_rows(number, None, 9)
     with pytest.raises(FileNotFoundError, match="does not exist; check the path"):
         read_rows(tmp_path / "absent.txt", None, 9)

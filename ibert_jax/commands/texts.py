@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ibert_jax.inference import Sample
+    from ibert_jax.inference.tasks import Task
 
 FORMATS = "UTF-8 text, one sentence a line, or .tsv, .csv, .jsonl, .parquet (see --column)"
 """What `read_rows` reads, for the help of an option."""
@@ -31,25 +32,31 @@ def read_rows(
     path: str | Path,
     columns: Sequence[str] | None,
     rows: int,
-    known: Sequence[tuple[str, ...]] = (),
+    task: Task,
 ) -> list[tuple[Any, ...]]:
-    """The cells of a file's first `rows` rows; rows without any text are left out.
+    """The cells of a file's first `rows` rows, lone texts or what the task makes a row of.
 
-    known: what columns may be called, besides `sentence` and `text`; a task's `columns`.
+    Rows without any text are left out.
 
     Raises:
         FileNotFoundError, IsADirectoryError: there is no such file.
         ValueError: no such column, a row that cannot be read, or no sentence at all.
     """
-    from ibert_jax.inference import Source
+    from ibert_jax.inference import Source, check_cells
 
-    named = tuple(dict.fromkeys((*known, *_PLAIN)))
+    known = tuple(dict.fromkeys((*task.columns, *_PLAIN)))
     found: list[tuple[Any, ...]] = []
-    for row in Source(path, columns=tuple(columns or ()), known=named):
+    for row in Source(path, columns=tuple(columns or ()), known=known):
         if row.empty:
             continue
-        if row.cells is None:
-            raise ValueError(f"line {row.number} of {path}: {row.problem}; mend it or take it out")
+        problem = row.problem
+        if row.cells is not None:
+            try:
+                check_cells(task, row.cells)
+            except (TypeError, ValueError) as error:
+                problem = str(error)
+        if row.cells is None or problem:
+            raise ValueError(f"line {row.number} of {path}: {problem}; mend it or take it out")
         found.append(tuple(row.cells))
         if len(found) == rows:
             break
@@ -72,4 +79,4 @@ def read_sample(
 
     longest = model.config.max_sequence_length
     task = task_for(model, tokenizer, min(max_length or longest, longest))
-    return Sample.of(task, read_rows(path, columns, rows, task.columns))
+    return Sample.of(task, read_rows(path, columns, rows, task))

@@ -10,7 +10,7 @@ import numpy as np
 
 from ibert_jax.inference.buckets import lengths_up_to, make_batches
 from ibert_jax.inference.tasks import Task
-from ibert_jax.tokenizer import Encoding
+from ibert_jax.tokenizer import Encoding, check_text
 
 Arguments = dict[str, np.ndarray]
 """A model's arguments by name: int32 [B, T], or as its head wants them."""
@@ -32,12 +32,11 @@ class Sample:
 
         Raises ValueError or TypeError, in one sentence, for a row that the task cannot have.
         """
+        for cells in rows:
+            check_cells(task, cells)
         if all(len(cells) == 1 for cells in rows):
             return cls(task, Task.encode(task, [text for (text,) in rows]))
-        made = [task.row(cells) for cells in rows]
-        for row in made:
-            task.check(row)
-        return cls(task, task.encode(made))
+        return cls(task, task.encode([task.row(cells) for cells in rows]))
 
     def last(self, rows: int) -> Self:
         """The last so many rows."""
@@ -70,3 +69,14 @@ class Sample:
                 "token_type_ids": self.task.known_types(batch.token_type_ids),
             }
             yield self.task.arguments(arrays)
+
+
+def check_cells(task: Task, cells: Sequence[Any]) -> None:
+    """Refuse what is neither a lone text nor the cells of one of the task's rows.
+
+    Raises ValueError or TypeError, in one sentence.
+    """
+    if len(cells) == 1:
+        check_text(cells[0], "the text")
+    else:
+        task.check(task.row(cells))
