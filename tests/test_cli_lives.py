@@ -75,7 +75,7 @@ def quantized(trained: Path, sentences: Path) -> Path:
     tokenizer = Tokenizer.load(trained)
     args = build_parser().parse_args(["freeze", "", ""])
     rows = args.calibration_rows
-    sample = read_sample(sentences, None, rows, model=model, tokenizer=tokenizer, max_length=None)
+    sample = read_sample(sentences, None, rows, model, tokenizer, None)
     batches = list(sample.batches(args.batch_size))
     correct_biases(calibrate(model, batches), batches).save_pretrained(output)
     tokenizer.save(output)

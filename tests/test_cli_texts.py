@@ -10,11 +10,11 @@ import pytest
 from ibert_jax.commands import texts
 from ibert_jax.inference import TASKS
 
-FILMS = [("good film",), ("bad film",)]
+FILMS = ["good film", "bad film"]
 TABLE = "when\tcomment\n2026\tgood film\n2026\t \n2026\tbad film\n"
 
 
-def read_rows(path: Path, columns: list[str] | None, rows: int) -> list[tuple[str, ...]]:
+def read_rows(path: Path, columns: list[str] | None, rows: int) -> list[Any]:
     make: Any = TASKS["sequence_classification"]
     return texts.read_rows(path, columns, rows, make(config=None, tokenizer=None, max_length=16))
 

@@ -21,6 +21,7 @@ from ibert_jax.analysis.switches import Switched, is_wire, kind_of
 from ibert_jax.frozen.network import wrap_leaves
 from ibert_jax.layers.leaf import set_life
 from ibert_jax.layers.linear import QuantLinear
+from ibert_jax.models.inputs import as_array
 
 Model = TypeVar("Model", bound=nnx.Module)
 
@@ -54,7 +55,7 @@ def correct_biases(model: Model, batches: Iterable[Mapping[str, Any]]) -> Model:
 
     totals: dict[str, tuple[Any, Any]] = {}
     for batch in batches:
-        shared.mask = batch.get("attention_mask")
+        shared.mask = as_array(batch.get("attention_mask"))
         twin(**batch, return_dict=True)
         for path, (total, count) in jax.device_get(shared.found).items():
             before = totals.get(path, (0.0, 0.0))
@@ -86,7 +87,8 @@ class _Shared:
 
     Attributes:
         mask: the batch's attention mask, or None.
-        found: what was taken off behind each linear layer, summed over tokens, and their number.
+        found: by path, what was taken off behind each linear layer, float32 [N] summed over the
+            tokens, and their number.
     """
 
     mask: Any = None

@@ -87,12 +87,6 @@ def _batches(args: argparse.Namespace, directory: Any, program: Any, length: int
         return ()
     from ibert_jax.tokenizer import Tokenizer
 
-    sample = read_sample(
-        args.text,
-        args.column,
-        _SENTENCES,
-        model=program,
-        tokenizer=Tokenizer.load(directory),
-        max_length=length,
-    )
+    tokenizer = Tokenizer.load(directory)
+    sample = read_sample(args.text, args.column, _SENTENCES, program, tokenizer, length)
     return sample.batches(args.batch_size, length)

@@ -99,14 +99,8 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError(f"expected a checkpoint, {args.checkpoint} is frozen already")
     batches: list[dict[str, Any]] = []
     if args.calibration is not None:
-        sample = read_sample(
-            args.calibration,
-            args.column,
-            args.calibration_rows,
-            model=model,
-            tokenizer=tokenizer,
-            max_length=args.max_length,
-        )
+        rows, longest = args.calibration_rows, args.max_length
+        sample = read_sample(args.calibration, args.column, rows, model, tokenizer, longest)
         batches = list(sample.batches(args.batch_size))
         calibrate(
             model,

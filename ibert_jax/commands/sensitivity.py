@@ -80,14 +80,8 @@ def run(args: argparse.Namespace) -> int:
     model = load_model(args.checkpoint)
     if not hasattr(model, "leaves"):
         raise ValueError(f"expected a checkpoint, {args.checkpoint} is frozen already")
-    sample = read_sample(
-        args.text,
-        args.column,
-        args.calibration_rows,
-        model=model,
-        tokenizer=tokenizer,
-        max_length=args.max_length,
-    )
+    rows, longest = args.calibration_rows, args.max_length
+    sample = read_sample(args.text, args.column, rows, model, tokenizer, longest)
     if not model.config.quant_mode:
         calibrate(model, sample.batches(args.batch_size), args.method)
 

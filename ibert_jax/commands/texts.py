@@ -24,7 +24,8 @@ def add_column(parser: argparse.ArgumentParser) -> None:
         action="append",
         metavar="NAME",
         help="the table's column of sentences, given again for the second of a pair, the context "
-        "of a question or the choices of a prompt (default: as `predict` finds them)",
+        "of a question or the choices of a prompt (default: what such columns are often called, "
+        "as for `predict`, or the only one)",
     )
 
 
@@ -33,31 +34,27 @@ def read_rows(
     columns: Sequence[str] | None,
     rows: int,
     task: Task,
-) -> list[tuple[Any, ...]]:
-    """The cells of a file's first `rows` rows, lone texts or what the task makes a row of.
-
-    Rows without any text are left out.
+) -> list[Any]:
+    """A file's first `rows` rows, as `row_of` makes them; those without any text are left out.
 
     Raises:
         FileNotFoundError, IsADirectoryError: there is no such file.
         ValueError: no such column, a row that cannot be read, or no sentence at all.
     """
-    from ibert_jax.inference import Source, check_cells
+    from ibert_jax.inference import Source, row_of
 
     known = tuple(dict.fromkeys((*task.columns, *_PLAIN)))
-    found: list[tuple[Any, ...]] = []
+    found: list[Any] = []
     for row in Source(path, columns=tuple(columns or ()), known=known):
         if row.empty:
             continue
-        problem = row.problem
-        if row.cells is not None:
-            try:
-                check_cells(task, row.cells)
-            except (TypeError, ValueError) as error:
-                problem = str(error)
-        if row.cells is None or problem:
-            raise ValueError(f"line {row.number} of {path}: {problem}; mend it or take it out")
-        found.append(tuple(row.cells))
+        try:
+            if row.cells is None:
+                raise ValueError(row.problem)
+            found.append(row_of(task, row.cells))
+        except (TypeError, ValueError) as problem:
+            where = f"line {row.number} of {path}"
+            raise ValueError(f"{where}: {problem}; mend it or take it out") from None
         if len(found) == rows:
             break
     if not found:
@@ -69,7 +66,6 @@ def read_sample(
     path: str | Path,
     columns: Sequence[str] | None,
     rows: int,
-    *,
     model: Any,
     tokenizer: Any,
     max_length: int | None,

@@ -19,7 +19,7 @@ from ibert_jax.inference.results import (
     Span,
     record,
 )
-from ibert_jax.inference.sample import Sample, check_cells
+from ibert_jax.inference.sample import Sample, row_of
 from ibert_jax.inference.sources import FORMATS, Row, Source
 from ibert_jax.inference.tasks import interpret
 
@@ -44,12 +44,12 @@ __all__ = [
     "Source",
     "Span",
     "Statistics",
-    "check_cells",
     "default_directory",
     "interpret",
     "load_classifier",
     "load_model",
     "predict_file",
     "record",
+    "row_of",
     "task_for",
 ]

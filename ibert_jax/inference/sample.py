@@ -24,19 +24,11 @@ class Sample:
     parts: list[list[Encoding]]
 
     @classmethod
-    def of(cls, task: Task, rows: Sequence[tuple[Any, ...]]) -> Self:
-        """Tokenize the cells of some rows.
-
-        rows: (text,) each, which will do for every task, or what the task makes a row of: a pair of
-            texts, a question and a context, a prompt and its choices.
-
-        Raises ValueError or TypeError, in one sentence, for a row that the task cannot have.
-        """
-        for cells in rows:
-            check_cells(task, cells)
-        if all(len(cells) == 1 for cells in rows):
-            return cls(task, Task.encode(task, [text for (text,) in rows]))
-        return cls(task, task.encode([task.row(cells) for cells in rows]))
+    def of(cls, task: Task, rows: Sequence[Any]) -> Self:
+        """Tokenize rows as ``row_of`` makes them: lone texts, or the task's rows."""
+        if all(isinstance(row, str) for row in rows):
+            return cls(task, Task.encode(task, rows))
+        return cls(task, task.encode(rows))
 
     def last(self, rows: int) -> Self:
         """The last so many rows."""
@@ -71,12 +63,17 @@ class Sample:
             yield self.task.arguments(arrays)
 
 
-def check_cells(task: Task, cells: Sequence[Any]) -> None:
-    """Refuse what is neither a lone text nor the cells of one of the task's rows.
+def row_of(task: Task, cells: Sequence[Any]) -> Any:
+    """The row to measure on that a file's cells make.
 
-    Raises ValueError or TypeError, in one sentence.
+    A lone text, which will do for every task, or what the task makes a row of: a pair of texts, a
+    question and a context, a prompt and its choices.
+
+    Raises ValueError or TypeError, in one sentence, for what is neither.
     """
     if len(cells) == 1:
         check_text(cells[0], "the text")
-    else:
-        task.check(task.row(cells))
+        return cells[0]
+    row = task.row(cells)
+    task.check(row)
+    return row

@@ -40,7 +40,7 @@ def jit_program(function: Callable[..., Any], **options: Any) -> Callable[..., A
 
 def _tracing() -> bool:
     """Whether what is computed now goes into a program that is being traced."""
-    return isinstance(jax.device_put(np.uint32(0)), Tracer)
+    return isinstance(jax.device_put(np.uint32(0)), Tracer)  # which compiles nothing by itself
 
 
 @functools.cache

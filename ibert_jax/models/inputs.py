@@ -69,48 +69,48 @@ def encoder_inputs(
     checks.check_one_input(ids, embeds)
     if ids is not None:
         checks.check_token_ids(ids, config.vocab_size)
-        shape, ids, numpy = ids.shape, _as_int32(ids), _numpy_of(ids)
+        shape, ids, library = ids.shape, ids.astype(np.int32), _library_of(ids)
     else:
         checks.check_embeddings(embeds, config.hidden_size, integers=life == "frozen")
-        shape, numpy = embeds.shape[:2], _numpy_of(embeds)
+        shape, library = embeds.shape[:2], _library_of(embeds)
         embeds = embeds.astype(np.int32 if life == "frozen" else np.float32)
     checks.check_length(shape[1], config.max_sequence_length)
     inputs = EncoderInputs(
         ids,
         embeds,
-        _mask(as_array(attention_mask), shape, numpy),
-        _types(as_array(token_type_ids), shape, numpy, config),
-        _positions(as_array(position_ids), ids, shape, numpy, config),
+        _mask(as_array(attention_mask), shape, library),
+        _types(as_array(token_type_ids), shape, library, config),
+        _positions(as_array(position_ids), ids, shape, library, config),
         _head_mask(as_array(head_mask), config, life),
     )
     return jax.tree.map(jnp.asarray, inputs)
 
 
-def _mask(mask: Any, shape: tuple[int, ...], numpy: Any) -> Any:
+def _mask(mask: Any, shape: tuple[int, ...], library: Any) -> Any:
     if mask is None:
-        return numpy.ones(shape, bool)
+        return library.ones(shape, bool)
     checks.check_mask(mask, shape)
     return _as_bool(mask)
 
 
-def _types(types: Any, shape: tuple[int, ...], numpy: Any, config: IBertConfig) -> Any:
+def _types(types: Any, shape: tuple[int, ...], library: Any, config: IBertConfig) -> Any:
     if types is None:
-        return numpy.zeros(shape, np.int32)
+        return library.zeros(shape, np.int32)
     checks.check_token_types(types, shape, config.type_vocab_size)
-    return _numpy_of(types).broadcast_to(_as_int32(types), shape)
+    return _library_of(types).broadcast_to(types.astype(np.int32), shape)
 
 
 def _positions(
-    positions: Any, ids: Any, shape: tuple[int, ...], numpy: Any, config: IBertConfig
+    positions: Any, ids: Any, shape: tuple[int, ...], library: Any, config: IBertConfig
 ) -> Any:
     """As given, or counted from the tokens; embeddings tell no padding, so all are counted."""
     if positions is not None:
         checks.check_position_ids(positions, shape, config.max_position_embeddings)
-        return _numpy_of(positions).broadcast_to(_as_int32(positions), shape)
+        return _library_of(positions).broadcast_to(positions.astype(np.int32), shape)
     if ids is not None:
         return position_ids_from_input_ids(ids, config.pad_token_id)
-    counted = numpy.arange(shape[1], dtype=np.int32) + (config.pad_token_id + 1)
-    return numpy.broadcast_to(counted[None], shape)
+    counted = library.arange(shape[1], dtype=np.int32) + (config.pad_token_id + 1)
+    return library.broadcast_to(counted[None], shape)
 
 
 def _head_mask(mask: Any, config: IBertConfig, life: Life) -> Any:
@@ -119,7 +119,7 @@ def _head_mask(mask: Any, config: IBertConfig, life: Life) -> Any:
     shape = (config.num_hidden_layers, config.num_attention_heads)
     checks.check_head_mask(mask, shape, binary=life != "float")
     mask = mask.astype(np.float32) if life == "float" else _as_bool(mask)
-    return _numpy_of(mask).broadcast_to(mask if mask.ndim == 2 else mask[None], shape)
+    return _library_of(mask).broadcast_to(mask if mask.ndim == 2 else mask[None], shape)
 
 
 def as_array(values: Any) -> Any:
@@ -129,17 +129,13 @@ def as_array(values: Any) -> Any:
 
 def as_int32(values: Any) -> jax.Array:
     """An int32 array of ``values``; Python and NumPy integers lose nothing on the way."""
-    return jnp.asarray(_as_int32(as_array(values)))
+    return jnp.asarray(as_array(values).astype(np.int32))
 
 
-def _numpy_of(array: Any) -> Any:
+def _library_of(array: Any) -> Any:
     """The library that computes with an array where it is: on the host, or on a device."""
     return jnp if isinstance(array, jax.Array) else np
 
 
-def _as_int32(array: Any) -> Any:
-    return array.astype(np.int32)
-
-
 def _as_bool(mask: Any) -> Any:
-    return mask if mask.dtype == bool else _as_int32(mask) != 0
+    return mask if mask.dtype == bool else mask.astype(np.int32) != 0

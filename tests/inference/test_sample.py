@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ibert_jax.inference import TASKS, Sample
+from ibert_jax.inference import TASKS, Sample, row_of
 from ibert_jax.tokenizer import Tokenizer
 
 from .conftest import make_config
@@ -22,7 +22,8 @@ def tokenizer(tokenizer_directory: Path) -> Tokenizer:
 
 
 def sample(head: str, tokenizer: Tokenizer, rows: list[Any], **config: Any) -> Sample:
-    return Sample.of(TASKS[head](make_config(**config), tokenizer, 18), rows)
+    task = TASKS[head](make_config(**config), tokenizer, 18)
+    return Sample.of(task, [row_of(task, cells) for cells in rows])
 
 
 def test_a_pair_is_one_encoding_with_its_types(tokenizer: Tokenizer) -> None:
