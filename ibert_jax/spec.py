@@ -152,9 +152,8 @@ def multiplier(
 def rescale(x: int, constants: Multiplier, *, wide: bool) -> int:
     """x times a ratio plus an offset, rounded; x saturates where the ratio is 1/4 or more.
 
-    Width plan: x is int32. Narrow: x m needs 46 bits and is taken in two 16-bit limbs; wide:
-    62 bits, four limbs. What remains after the shift by 16 (32) is below 2^30, the offset is
-    at most 2^30.
+    Width plan: x is int32. Narrow: x m needs 46 bits; wide: 62. What remains after the shift by 16
+    (32) is below 2^30, the offset is at most 2^30.
     """
     m, offset, shift, pre = constants
     limit = INT32_MAX >> pre

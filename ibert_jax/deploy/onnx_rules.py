@@ -32,7 +32,7 @@ def _wrapped(graph: Graph, name: str, dtype: Any) -> str:
 
 def _elementwise(kind: str) -> Rule:
     def rule(graph: Graph, eqn: Any, operands: list[Value]) -> str:
-        if _dtype(operands[0]) not in (np.int32, np.uint32):
+        if _dtype(operands[0]) not in (np.int32, np.uint32, np.int64):
             raise NotImplementedError(f"{kind} of {_dtype(operands[0])} has no form in ONNX here")
         name = graph.node(kind, *map(graph.name_of, operands))
         return _wrapped(graph, name, _dtype(operands[0]))
@@ -85,10 +85,12 @@ def _shift_right_logical(graph: Graph, eqn: Any, operands: list[Value]) -> str:
 
 def _shift_right_arithmetic(graph: Graph, eqn: Any, operands: list[Value]) -> str:
     """ONNX shifts unsigned integers only: ~(~x >> s) where x is negative."""
-    x, by = map(graph.name_of, operands)
-    sign = graph.node("Neg", graph.cast(graph.node("Less", x, graph.integer(0)), np.int32))
+    (x, by), signed = map(graph.name_of, operands), _dtype(operands[0])
+    unsigned = np.dtype(f"u{signed}")
+    negative = graph.node("Less", x, graph.integer(0, signed))
+    sign = graph.node("Neg", graph.cast(negative, signed))
     flipped = graph.node("BitwiseXor", x, sign)
-    shifted = graph.cast(_shift(graph, flipped, by, "RIGHT", np.uint32), np.int32)
+    shifted = graph.cast(_shift(graph, flipped, by, "RIGHT", unsigned), signed)
     return graph.node("BitwiseXor", shifted, sign)
 
 

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 
-from ibert_jax.integer.wide import multiply_high_15, multiply_high_31
+from ibert_jax.integer.wide import multiply_high, multiply_high_15
 
 INT32_MAX = 2**31 - 1
 
@@ -87,7 +87,7 @@ def rescale(x: jax.Array, multiplier: Multiplier, *, wide: bool) -> jax.Array:
         pre = align(multiplier.pre, x.ndim)
         limit = jnp.right_shift(jnp.int32(INT32_MAX), pre)
         x = jnp.clip(x, -limit, limit) << pre
-    high = multiply_high_31(x, m) if wide else multiply_high_15(x, m)
+    high = multiply_high(x, m) if wide else multiply_high_15(x, m)
     return (high + align(multiplier.offset, x.ndim)) >> align(multiplier.shift, x.ndim)
 
 

@@ -1,7 +1,8 @@
-"""Exact products wider than 32 bits, from 32-bit operations.
+"""Exact products wider than 32 bits.
 
-JAX runs without 64-bit types here. A product is taken in 16-bit limbs, of which only the high
-part is ever needed: requantization shifts the low part away.
+JAX runs without 64-bit types here, but for the two steps between a product and its high half: every
+compiler knows them, and makes the instruction of them that multiplies and keeps the high half.
+Nothing wider than 32 bits is ever kept.
 """
 
 from __future__ import annotations
@@ -10,44 +11,21 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-LOW16 = 0xFFFF
+
+def multiply_high(x: jax.Array, y: jax.Array) -> jax.Array:
+    """floor(x * y / 2^32), both int32 or both uint32, of shapes that broadcast: of the same type.
+
+    The product is exact: below 2^64, and for int32 with |y| < 2^31 below 2^62, the result 2^30.
+    """
+    wide = jnp.dtype(f"{x.dtype.kind}8")
+    with jax.enable_x64(True):
+        a, b = lax.convert_element_type(x, wide), lax.convert_element_type(y, wide)
+        return lax.convert_element_type((a * b) >> wide.type(32), x.dtype)
 
 
 def multiply_high_15(x: jax.Array, m: jax.Array) -> jax.Array:
-    """floor(x * m / 2^16) for int32 ``x`` and int32 ``|m| < 2^15``: int32, below 2^30.
-
-    Two multiplications: with a 15-bit ``m`` neither limb product leaves int32
-    (|x >> 16| <= 2^15 and x & 0xFFFF < 2^16).
-    """
-    return (x >> 16) * m + (((x & LOW16) * m) >> 16)
-
-
-def multiply_high_31(x: jax.Array, m: jax.Array) -> jax.Array:
-    """floor(x * m / 2^32) for int32 ``x`` and int32 ``|m| < 2^31``: int32, below 2^30.
-
-    Four limb products. Width plan, with x = xh 2^16 + xl and m = mh 2^16 + ml (xh, mh signed
-    in [-2^15, 2^15), xl, ml in [0, 2^16)):
-
-    * ``xl * ml`` < 2^32 in uint32; its high half, < 2^16, is all that is kept;
-    * ``xh * ml`` in [-2^31, 2^31), ``mh * xl`` likewise;
-    * their sum would need 33 bits, so each is split in halves before the sum.
-    """
-    xh, xl = x >> 16, x & LOW16
-    mh, ml = m >> 16, m & LOW16
-    low = _as_int32((_as_uint32(xl) * _as_uint32(ml)) >> 16)
-    a, b = xh * ml, mh * xl
-    middle = (a & LOW16) + (b & LOW16) + low
-    return xh * mh + (a >> 16) + (b >> 16) + (middle >> 16)
-
-
-def multiply_unsigned(a: jax.Array, b: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """The exact 64-bit product of two uint32 arrays as (high, low), both uint32."""
-    ah, al = a >> 16, a & LOW16
-    bh, bl = b >> 16, b & LOW16
-    low, mid1, mid2 = al * bl, ah * bl, al * bh
-    middle = (low >> 16) + (mid1 & LOW16) + (mid2 & LOW16)
-    high = ah * bh + (mid1 >> 16) + (mid2 >> 16) + (middle >> 16)
-    return high, (middle << 16) | (low & LOW16)
+    """floor(x * m / 2^16) for int32 ``x`` and int32 ``|m| < 2^15``: int32, below 2^30."""
+    return multiply_high(x, m << 16)
 
 
 @jax.jit
@@ -69,11 +47,3 @@ def shift_left_saturating(x: jax.Array, shift: jax.Array) -> jax.Array:
     """
     limit = jnp.right_shift(jnp.int32(2**30), shift)
     return jnp.clip(x, -limit, limit) << shift
-
-
-def _as_uint32(x: jax.Array) -> jax.Array:
-    return x.astype(jnp.uint32)
-
-
-def _as_int32(x: jax.Array) -> jax.Array:
-    return x.astype(jnp.int32)

@@ -7,7 +7,7 @@ the proof's failure, named with its range and source line. Loops run for their f
 turns, or to a fixed point.
 
 Intervals forget how values depend on each other. Where a kernel is right for a reason that they
-cannot see (limb products that wrap by design, a square root, y / std), it stands in a jitted
+cannot see (a shift counted from the number it moves, a square root, y / std), it stands in a jitted
 function of its own and a `Contract` speaks for it: its operands must lie in the domain, its
 result gets the stated range, its body is not looked at. The contract itself is for tests to hold
 against the specification.

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from ibert_jax.integer.dyadic import Multiplier
-from ibert_jax.integer.wide import multiply_unsigned
+from ibert_jax.integer.wide import multiply_high
 
 RANGE_FLOOR = 1e-8
 """No absolute range is taken to be smaller than this (as in I-BERT's published code)."""
@@ -70,7 +70,7 @@ def to_float(n: Number) -> jax.Array:
 
 def multiply(a: Number, b: Number) -> Number:
     """The product, cut off to 31 bits."""
-    high, _ = multiply_unsigned(a.mantissa << 1, b.mantissa << 1)  # product / 2^30
+    high = multiply_high(a.mantissa << 1, b.mantissa << 1)  # product / 2^30
     return _normalized(high, a.exponent + b.exponent + 30)
 
 

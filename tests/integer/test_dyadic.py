@@ -7,12 +7,13 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ibert_jax import spec
 from ibert_jax.integer.dyadic import Multiplier, requantize, rescale
-from ibert_jax.integer.wide import multiply_high_15, multiply_high_31, multiply_unsigned
+from ibert_jax.integer.wide import multiply_high, multiply_high_15
 
 INT32 = np.iinfo(np.int32)
 EDGES = np.array(
@@ -38,7 +39,7 @@ def test_narrow_product() -> None:
 
 def test_wide_product() -> None:
     x, m = operands(2**31)
-    got = multiply_high_31(jnp.asarray(x, jnp.int32), jnp.asarray(m, jnp.int32))
+    got = multiply_high(jnp.asarray(x, jnp.int32), jnp.asarray(m, jnp.int32))
     want = [int(a) * int(b) >> 32 for a, b in zip(x, m, strict=True)]
     assert np.array_equal(got, want)
 
@@ -48,10 +49,26 @@ def test_unsigned_product() -> None:
     edges = np.array([0, 1, 2**16 - 1, 2**16, 2**31, 2**32 - 1], np.uint32)
     a = np.concatenate([np.repeat(edges, 6), rng.integers(0, 2**32, 20_000, np.uint32)])
     b = np.concatenate([np.tile(edges, 6), rng.integers(0, 2**32, 20_000, np.uint32)])
-    high, low = multiply_unsigned(jnp.asarray(a), jnp.asarray(b))
-    product = a.astype(object) * b.astype(object)
-    assert np.array_equal(np.asarray(high).astype(object), product >> 32)
-    assert np.array_equal(np.asarray(low).astype(object), product & (2**32 - 1))
+    got = multiply_high(jnp.asarray(a), jnp.asarray(b))
+    assert got.dtype == np.uint32
+    assert np.array_equal(np.asarray(got).astype(object), a.astype(object) * b.astype(object) >> 32)
+
+
+@pytest.mark.parametrize("wide", [False, True])
+def test_nothing_of_64_bits_is_written_to_memory(wide: bool) -> None:
+    """The product lives between two operations of one loop."""
+    x, constants = jnp.zeros((64, 256), jnp.int32), Multiplier(*jnp.ones((3, 256), jnp.int32))
+    compiled = jax.jit(requantize, static_argnames=("bits", "wide"))
+    text = compiled.lower(x, constants, bits=8, wide=wide).compile().as_text()
+    assert "s64[64,256]" in text
+    assert "s64" not in text[text.index("ENTRY") :]
+
+
+def test_64_bits_stay_inside() -> None:
+    """JAX's types are what they were, also for what is traced next."""
+    x = jnp.arange(4, dtype=jnp.int32)
+    assert jax.jit(lambda x: multiply_high(x, x) + jnp.arange(4))(x).dtype == jnp.int32
+    assert not jax.config.jax_enable_x64
 
 
 def random_constants(rng: np.random.Generator, wide: bool, channels: int) -> list[spec.Multiplier]:

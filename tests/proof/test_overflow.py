@@ -99,7 +99,7 @@ def one_bit_more(n, reciprocal=softmax._reciprocal):
 def test_a_width_one_bit_too_small_is_named(program, monkeypatch):
     monkeypatch.setattr(softmax, "_reciprocal", one_bit_more)
     proof = prove(program)
-    assert named(proof, "mul", "multiply_high_15")
+    assert named(proof, "shift_left", "multiply_high_15")
     assert any("attention.self.context" in problem.where for problem in proof.problems)
 
 
@@ -117,7 +117,7 @@ def test_a_multiplier_doubled_is_named(program):
         put_leaf(network, path, nnx.data(double(path, leaf)))
     doubled = type(program).of(network, program.config, dict(program.scales))
     proof = prove(doubled)
-    assert named(proof, "mul", "multiply_high_15")
+    assert named(proof, "shift_left", "multiply_high_15")
     assert all("query_activation" in problem.where for problem in proof.problems)
 
 
@@ -135,7 +135,7 @@ def test_a_shift_dropped_is_named(program, monkeypatch):
     assert named(prove(program), "mul", "igelu_without_its_last_shift")
 
 
-def test_a_limb_product_without_its_limbs_is_named(program, monkeypatch):
+def test_a_product_kept_in_32_bits_is_named(program, monkeypatch):
     monkeypatch.setattr("ibert_jax.integer.dyadic.multiply_high_15", lambda x, m: (x * m) >> 16)
     assert named(prove(program), "mul", "test_overflow.py")
 
@@ -165,7 +165,7 @@ def test_certify_raises_with_the_operation_and_its_range(program, monkeypatch):
     monkeypatch.setattr(softmax, "_reciprocal", one_bit_more)
     jax.clear_caches()
     with pytest.raises(
-        CertificateError, match=r"expected no overflow, got mul at .*wide\.py.* in \["
+        CertificateError, match=r"expected no overflow, got shift_left at .*wide\.py.* in \["
     ):
         ib.certify(program, **SHAPE)
     jax.clear_caches()
