@@ -5,10 +5,12 @@
 
 RoBERTa-base, random weights, every contender a process of its own that waits while others run:
 rounds go from contender to contender, so that whatever else the machine does falls on all alike.
-Printed are medians over the rounds, and the median over the rounds of the ratio to ours. A first
-line tells of each contender's first call (compilation included) and its peak memory. ``mixed``
-is text: the lengths of a file's sentences (as the packaged tokenizer counts them) in sorted batches
-of 16, padded to the longest; only real tokens count.
+Before each turn there is a pause, as some runtimes' threads go on spinning when they have answered,
+at the cost of whoever is next; a turn repeats short cases, and its median counts. Printed are
+medians over the rounds, and the median over the rounds of the ratio to ours, with each contender's
+first call (compilation included) and its peak memory. ``mixed`` is text: the lengths of a file's
+sentences (as the packaged tokenizer counts them) in sorted batches of 16, padded to the longest;
+only real tokens count.
 """
 
 from __future__ import annotations
@@ -16,7 +18,6 @@ from __future__ import annotations
 import argparse
 import json
 import platform
-import resource
 import statistics
 import sys
 import time
@@ -34,6 +35,10 @@ from ibert_jax.files import write_whole
 Batches = list[tuple[np.ndarray, np.ndarray]]
 PACKAGES = ("jax", "torch", "transformers", "onnxruntime", "openvino", "nncf")
 MIXED = "mixed"
+PAUSE = 0.2
+"""Seconds before a turn."""
+TURN = 0.25
+"""Seconds for which a turn goes on beginning new passes."""
 
 
 def batches_of(case: str, lengths: Sequence[int]) -> Batches:
@@ -65,26 +70,38 @@ def padded_for_us(batches: Batches) -> Batches:
 
 def worker(name: str, folder: Path) -> None:
     """Answers each line of standard input, a case with its lengths, with one of JSON."""
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = peak_mib()
     if name.startswith(("JAX", OURS)):
         import jax
 
         jax.devices()
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        before = peak_mib()
     run = CONTENDERS[name](folder)
     cases: dict[str, Batches] = {}
     for line in sys.stdin:
         case, lengths = json.loads(line)
-        started = time.perf_counter()
         if case not in cases:
             cases[case] = batches_of(case, lengths)
             if name.startswith(("JAX", OURS)) and case == MIXED:
                 cases[case] = padded_for_us(cases[case])
-        for ids, mask in cases[case]:
-            run(ids, mask)
-        seconds = time.perf_counter() - started
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
-        print(json.dumps({"seconds": seconds, "peak_mib": peak / 1024}), flush=True)
+        seconds, until = [], time.perf_counter() + TURN
+        while not seconds or time.perf_counter() < until:
+            started = time.perf_counter()
+            for ids, mask in cases[case]:
+                run(ids, mask)
+            seconds.append(time.perf_counter() - started)
+        found = {
+            "first": seconds[0],
+            "seconds": statistics.median(seconds),
+            "peak_mib": peak_mib() - before,
+        }
+        print(json.dumps(found), flush=True)
+
+
+def peak_mib() -> float:
+    """The largest resident memory of this process so far, without what it had before `exec`."""
+    status = Path("/proc/self/status").read_text()
+    return int(status.split("VmHWM:")[1].split()[0]) / 1024
 
 
 class Contender(Worker):
@@ -96,10 +113,13 @@ class Contender(Worker):
             __file__, "--worker", name, "--cache", str(folder), OMP_NUM_THREADS=threads
         )
 
-    def seconds(self, case: str, lengths: Sequence[int]) -> tuple[float, float]:
-        """Of one pass over a case, and the peak memory so far in MiB net of the imports."""
-        found = self.ask(json.dumps([case, list(lengths)]))
-        return found["seconds"], found["peak_mib"]
+    def turn(self, case: str, lengths: Sequence[int]) -> dict[str, float]:
+        """Seconds of the first pass over a case and of the median one; peak MiB so far.
+
+        Memory is net of the imports.
+        """
+        time.sleep(PAUSE)
+        return self.ask(json.dumps([case, list(lengths)]))
 
 
 def prepare(folder: Path, layers: int) -> None:
@@ -136,16 +156,16 @@ def measure(names: Sequence[str], case: str, folder: Path, lengths: Any, rounds:
     for name in names:
         contender = Contender(name, folder)
         try:
-            first, _ = contender.seconds(case, lengths)
+            first = contender.turn(case, lengths)["first"]
         except RuntimeError as error:
             print(f"  {name} is left out: {error}")
             continue
         running[name], found[name] = contender, {"first": first, "seconds": []}
     for _ in range(rounds):
         for name, contender in running.items():
-            seconds, peak = contender.seconds(case, lengths)
-            found[name]["seconds"].append(seconds)
-            found[name]["peak_mib"] = peak
+            turn = contender.turn(case, lengths)
+            found[name]["seconds"].append(turn["seconds"])
+            found[name]["peak_mib"] = turn["peak_mib"]
     for contender in running.values():
         contender.close()
     mine = found.get(OURS, {}).get("seconds")
@@ -211,6 +231,8 @@ def record(options: argparse.Namespace, results: dict[str, Any]) -> None:
         "versions": versions(PACKAGES),
         "layers": options.layers,
         "rounds": options.rounds,
+        "pause": PAUSE,
+        "turn": TURN,
         "cases": results,
     }
     write_whole(options.record, json.dumps(content, indent=1) + "\n")

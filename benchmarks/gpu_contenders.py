@@ -73,11 +73,8 @@ def prepare(folder: Path, size: str) -> None:
 def freeze_repeated(folder: Path) -> None:
     """An integer model of all layers, made of the first one: to freeze twelve takes minutes.
 
-    Every layer has an array of its own in memory, so that it runs as any other model would.
+    Once loaded, every layer has arrays of its own in memory, and runs as any other model would.
     """
-    import jax
-    import jax.numpy as jnp
-
     import ibert_jax as ib
 
     whole = ib.IBertModel.from_pretrained(folder / "weights", add_pooling_layer=False)
@@ -87,9 +84,8 @@ def freeze_repeated(folder: Path) -> None:
     whole.encoder.depth = 1
     first = ib.freeze(ib.calibrate(whole, calibration(8)))
     network = first.network
-    network.encoder.stacked = jax.tree.map(
-        lambda array: jnp.repeat(array, layers, axis=0), network.encoder.stacked
-    )
+    network.encoder.unstack()
+    network.encoder.stack(list(network.encoder.layer) * layers)
     network.encoder.depth = layers
     config = dataclasses.replace(first.config, num_hidden_layers=layers)
     network.config = config

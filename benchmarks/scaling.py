@@ -48,8 +48,10 @@ MIB = 2**20
 def of_depth(program: ib.IntegerModel, depth: int) -> ib.IntegerModel:
     """The first layers of a program."""
     network, config = program.network, program.config
-    network.encoder.stacked = jax.tree.map(lambda a: a[:depth], network.encoder.stacked)
-    network.encoder.depth = depth
+    encoder = network.encoder
+    encoder.unstack()
+    encoder.stack(list(encoder.layer)[:depth])
+    encoder.depth = depth
     config = dataclasses.replace(config, num_hidden_layers=depth)
     return ib.IntegerModel.of(network, config, dict(program.scales))
 

@@ -124,6 +124,6 @@ def _unrolled(graph: Graph, params: Any, operands: list[Value]) -> list[Value]:
     if len(body.jaxpr.outvars) > carried or any(isinstance(row, Tensor) for row in rows):
         raise NotImplementedError("only a scan over the layers' weights has a form in ONNX here")
     for index in range(params["length"]):
-        now = [row[index] for row in rows]  # type: ignore[index]
+        now = [np.asarray(row[index]) for row in rows]  # type: ignore[index]
         carry = _run(graph, body.jaxpr, body.consts, [*fixed, *carry, *now])
     return list(carry)

@@ -22,6 +22,7 @@ from jax import lax
 
 from ibert_jax.frozen.network import integer_leaves, put_leaf
 from ibert_jax.integer.dyadic import requantize_sum
+from ibert_jax.integer.matmul import of_matrix
 from ibert_jax.layers.activation import WIDEST_NARROW, IntegerAct, IntegerPass
 from ibert_jax.layers.attention import IntegerContext, IntegerScores
 from ibert_jax.layers.dropout import IntegerDropout
@@ -93,7 +94,7 @@ class PendingLinear:
 
         return fused_linear(
             self.q,
-            self.linear.weight,
+            of_matrix(self.linear.weight, lambda matrix: matrix),
             self.linear.bias,
             _finish,
             (self.gelu, act),

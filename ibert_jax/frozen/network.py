@@ -7,11 +7,11 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from flax import nnx
 
 from ibert_jax.config import IBertConfig
 from ibert_jax.models.encoder import IBertEncoder
+from ibert_jax.models.layer_stack import laid_out
 from ibert_jax.models.pretrained import IBertPreTrainedModel
 
 
@@ -22,7 +22,7 @@ def replace_leaves(network: Any, leaves: dict[str, Any]) -> None:
         KeyError: a leaf for which there is none.
     """
     for path in network.leaves():
-        put_leaf(network, path, nnx.data(jax.tree.map(jnp.asarray, leaves[path])))
+        put_leaf(network, path, nnx.data(leaves[path]))
 
 
 def wrap_leaves(network: Any, wrap: Callable[[str, Any], Any]) -> None:
@@ -112,11 +112,8 @@ def stack_layers(network: nnx.Module) -> None:
 def unstack_layers(network: nnx.Module) -> None:
     """The inverse of ``stack_layers``: each layer apart again, for whoever looks inside."""
     for _, module in list(nnx.iter_modules(network)):
-        if isinstance(module, IBertEncoder) and module.stacked is not None:
-            arrays, structure = jax.tree.flatten(module.stacked)
-            rows = zip(*arrays, strict=True)
-            module.layer = nnx.List([jax.tree.unflatten(structure, row) for row in rows])
-            module.stacked = nnx.data(None)
+        if isinstance(module, IBertEncoder):
+            module.unstack()
 
 
 def frozen_network(
@@ -140,4 +137,7 @@ def frozen_network(
         elif isinstance(module, IBertPreTrainedModel):
             module.config = config
     replace_leaves(network, leaves)
+    for _, module in list(nnx.iter_modules(network)):
+        if isinstance(module, IBertEncoder):
+            module.stacked = nnx.data(laid_out(module.stacked))
     return network

@@ -17,7 +17,7 @@ from ibert_jax.frozen.blocked import block_attention
 from ibert_jax.frozen.fused import KERNELS, XLA, fuse_leaves
 from ibert_jax.frozen.network import name_leaves
 from ibert_jax.frozen.states import StateScales
-from ibert_jax.integer.compiled import jit_program
+from ibert_jax.integer.compiled import jit_program, on_device
 from ibert_jax.layers.embedding import quantize_rows
 from ibert_jax.models.inputs import as_array
 from ibert_jax.models.pretrained import IBertPreTrainedModel
@@ -58,9 +58,10 @@ class IntegerModel:
         scales: dict[str, float],
         states: StateScales | None = None,
     ) -> Self:
-        """The model of a network whose leaves are integer leaves."""
+        """The model of a network whose leaves are integer leaves, of NumPy's or JAX's arrays."""
         tensors, structure = jax.tree.flatten(network)
-        return cls(tuple(tensors), structure, config, tuple(sorted(scales.items())), states)
+        tensors = tuple(map(on_device, tensors))
+        return cls(tensors, structure, config, tuple(sorted(scales.items())), states)
 
     @property
     def network(self) -> Any:

@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from safetensors import SafetensorError
@@ -45,6 +44,7 @@ from ibert_jax.layers.layernorm import FloatLayerNorm, IntegerLayerNorm
 from ibert_jax.layers.linear import IntegerLinear
 from ibert_jax.layers.softmax import FloatSoftmax, IntegerSoftmax
 from ibert_jax.layers.tanh import IntegerTanh
+from ibert_jax.models.layer_stack import Apart
 from ibert_jax.models.pretrained import IBertPreTrainedModel
 
 FORMAT = "ibert_jax integer model"
@@ -101,7 +101,7 @@ def save(model: IntegerModel, directory: str | os.PathLike[str], certificate: An
     folder = Path(directory)
     folder.mkdir(parents=True, exist_ok=True)
     described, arrays = _describe_program(model)
-    packed = pack_tensors(arrays)
+    packed = pack_tensors({name: np.asarray(array) for name, array in arrays.items()})
     manifest = {
         "format": FORMAT,
         "version": VERSION,
@@ -131,8 +131,8 @@ def sha256(model: IntegerModel) -> str:
     return fingerprint({**described, **decisive}, arrays)
 
 
-def _describe_program(model: IntegerModel) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """The manifest's entries about the program, and its arrays by name."""
+def _describe_program(model: IntegerModel) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The manifest's entries about the program, and by name what NumPy makes its arrays of."""
     network, arrays = model.network, {}
     leaves = {path: _describe(path, leaf, arrays) for path, leaf in _integer_leaves(network)}
     return {
@@ -217,10 +217,10 @@ def _integer_leaves(network: nnx.Module) -> Iterator[tuple[str, Any]]:
                 yield ".".join(map(str, (*path, name))), value
 
 
-def _describe(path: str, node: Any, arrays: dict[str, np.ndarray]) -> Any:
+def _describe(path: str, node: Any, arrays: dict[str, Any]) -> Any:
     """The manifest's entry of a leaf or of a part of it; its arrays go to ``arrays``."""
-    if isinstance(node, jax.Array):
-        arrays[path] = np.asarray(node)
+    if isinstance(node, jax.Array | Apart):
+        arrays[path] = node
         return ARRAY
     if isinstance(node, tuple):
         return [_describe(f"{path}.{index}", part, arrays) for index, part in enumerate(node)]
@@ -236,7 +236,7 @@ def _describe(path: str, node: Any, arrays: dict[str, np.ndarray]) -> Any:
 def _rebuild(path: str, described: Any, arrays: dict[str, np.ndarray]) -> Any:
     """The inverse of ``_describe``."""
     if described == ARRAY:
-        return jnp.asarray(arrays[path])
+        return arrays[path]
     if isinstance(described, list):
         parts = enumerate(described)
         return tuple(_rebuild(f"{path}.{index}", part, arrays) for index, part in parts)

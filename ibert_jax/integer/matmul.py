@@ -10,7 +10,8 @@ put back.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import dataclasses
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -31,6 +32,31 @@ ZERO_POINT = 128
 """What is added to an int8 activation so that it travels as uint8."""
 
 
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class OneOf:
+    """The matrix at ``index``, an int32 that is computed, of several of one shape and type.
+
+    A product with it is chosen among the products: nothing is copied.
+    """
+
+    matrices: tuple[jax.Array, ...]
+    index: jax.Array
+
+    def applied(self, function: Callable[[jax.Array], jax.Array]) -> jax.Array:
+        """``function`` of the matrix."""
+        branches = [partial(function, matrix) for matrix in self.matrices]
+        return lax.switch(self.index, branches)
+
+
+Matrix = jax.Array | OneOf
+
+
+def of_matrix(matrix: Matrix, function: Callable[[jax.Array], jax.Array]) -> jax.Array:
+    """``function`` of a matrix, given as it is or as one of several."""
+    return matrix.applied(function) if isinstance(matrix, OneOf) else function(matrix)
+
+
 def dot_s8(a: jax.Array, b: jax.Array, dimensions: DotDimensions) -> jax.Array:
     """int8 by int8 -> int32, ``dimensions`` as in ``lax.dot_general``."""
     return lax.dot_general(a, b, dimensions, preferred_element_type=jnp.int32)
@@ -45,7 +71,7 @@ def dot_u8_s8(a: jax.Array, b: jax.Array, dimensions: DotDimensions) -> jax.Arra
 
 
 def int8_linear(
-    q: jax.Array, weight: jax.Array, bias: jax.Array, shifted_bias: jax.Array
+    q: jax.Array, weight: Matrix, bias: jax.Array, shifted_bias: jax.Array
 ) -> jax.Array:
     """q @ weight.T + bias in int32.
 
@@ -61,11 +87,14 @@ def int8_linear(
     dimensions = (((q.ndim - 1,), (1,)), ((), ()))
     shape = (1,) * (q.ndim - 1) + (-1,)
 
-    def unsigned(q: jax.Array, weight: jax.Array, _: jax.Array, bias: jax.Array) -> jax.Array:
-        return dot_u8_s8(to_unsigned(q), weight, dimensions) + bias.reshape(shape)
+    def unsigned(q: jax.Array, weight: Matrix, _: jax.Array, bias: jax.Array) -> jax.Array:
+        a = to_unsigned(q)
+        product = of_matrix(weight, lambda w: dot_u8_s8(a, w, dimensions))
+        return product + bias.reshape(shape)
 
-    def signed(q: jax.Array, weight: jax.Array, bias: jax.Array, _: jax.Array) -> jax.Array:
-        return dot_s8(q, weight, dimensions) + bias.reshape(shape)
+    def signed(q: jax.Array, weight: Matrix, bias: jax.Array, _: jax.Array) -> jax.Array:
+        product = of_matrix(weight, lambda w: dot_s8(q, w, dimensions))
+        return product + bias.reshape(shape)
 
     return lax.platform_dependent(q, weight, bias, shifted_bias, cpu=unsigned, default=signed)
 

@@ -36,7 +36,8 @@ class IntegerLinear:
     """The frozen linear layer.
 
     Attributes:
-        weight: int8 [N, K] in [-127, 127]; the input's scale is already in it.
+        weight: int8 [N, K] in [-127, 127]; the input's scale is already in it. In a scan over
+            layers it may be ``OneOf`` their weights.
         bias: int32 [N], |bias| <= 2^30, in units of the accumulator's scale.
         shifted_bias: int32 [N], bias - 128 sum_k weight[n, k] (inputs that travel as uint8).
     """

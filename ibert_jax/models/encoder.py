@@ -12,6 +12,7 @@ from ibert_jax.config import IBertConfig
 from ibert_jax.layers.activation import QuantAct
 from ibert_jax.layers.gelu import IntGELU
 from ibert_jax.layers.linear import QuantLinear
+from ibert_jax.models import layer_stack
 from ibert_jax.models.attention import IBertAttention, IBertSelfOutput
 from ibert_jax.quantize.schemes import SCHEMES
 
@@ -82,9 +83,9 @@ class IBertLayer(nnx.Module):
 class IBertEncoder(nnx.Module):
     """``num_hidden_layers`` layers, one after the other.
 
-    A frozen encoder is *stacked*: one layer whose arrays have a leading axis of layers, run by
-    a scan, so that what is compiled is one layer however deep the network. (In training a scan
-    saves no compilation worth having, and its steps take a fifth longer.)
+    A frozen encoder is *stacked* (see ``layer_stack``): one layer that a scan runs, so that what
+    is compiled is one layer however deep the network. (In training a scan saves no compilation
+    worth having, and its steps take a fifth longer.)
     """
 
     def __init__(self, config: IBertConfig, *, rngs: nnx.Rngs) -> None:
@@ -128,7 +129,10 @@ class IBertEncoder(nnx.Module):
 
         last, emitted = hidden, []
         if self.stacked is not None:
-            last, stacked = jax.lax.scan(run, hidden, (self.stacked, heads))
+            rows, layer_of = layer_stack.turns(self.stacked, self.depth)
+            last, stacked = jax.lax.scan(
+                lambda hidden, row: run(hidden, (layer_of(row[0]), row[1])), hidden, (rows, heads)
+            )
             emitted = [_row(stacked, index) for index in range(self.depth)]
         for index, layer in enumerate(self.layer):
             last, wanted = run(last, (layer, _row(heads, index)))
@@ -141,9 +145,15 @@ class IBertEncoder(nnx.Module):
         )
 
     def stack(self, layers: list[IBertLayer]) -> None:
-        """Replace the layers by one of stacked arrays; all must have one structure."""
-        self.stacked = nnx.data(jax.tree.map(lambda *arrays: jnp.stack(arrays), *layers))
+        """Replace the layers by one of stacked arrays; all must have one structure, of integers."""
+        self.stacked = nnx.data(layer_stack.stack(layers))
         self.layer = nnx.List([])
+
+    def unstack(self) -> None:
+        """The inverse of ``stack``."""
+        if self.stacked is not None:
+            self.layer = nnx.List(layer_stack.unstack(self.stacked))
+            self.stacked = nnx.data(None)
 
 
 def _row(tree: Any, index: int) -> Any:

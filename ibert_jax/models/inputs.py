@@ -10,6 +10,7 @@ import numpy as np
 
 from ibert_jax import checks
 from ibert_jax.config import IBertConfig
+from ibert_jax.integer.compiled import on_device
 from ibert_jax.models.embeddings import position_ids_from_input_ids
 
 Life = Literal["float", "quantized", "frozen"]
@@ -83,7 +84,7 @@ def encoder_inputs(
         _positions(as_array(position_ids), ids, shape, library, config),
         _head_mask(as_array(head_mask), config, life),
     )
-    return jax.tree.map(jnp.asarray, inputs)
+    return jax.tree.map(on_device, inputs)
 
 
 def _mask(mask: Any, shape: tuple[int, ...], library: Any) -> Any:
@@ -129,7 +130,7 @@ def as_array(values: Any) -> Any:
 
 def as_int32(values: Any) -> jax.Array:
     """An int32 array of ``values``; Python and NumPy integers lose nothing on the way."""
-    return jnp.asarray(as_array(values).astype(np.int32))
+    return on_device(as_array(values).astype(np.int32))
 
 
 def _library_of(array: Any) -> Any:

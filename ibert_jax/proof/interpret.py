@@ -97,7 +97,7 @@ class Analysis:
             return self._inside(eqn, lambda: self._while(eqn, operands))
         if name == "cond":
             return self._inside(eqn, lambda: self._cond(eqn, operands))
-        if name == "clamp":
+        if name == "clamp" and not _idle(*operands):
             self._saturation(eqn, operands[1], operands[0], operands[2])
         return [
             self._fit(eqn, index, result) for index, result in enumerate(apply(eqn, operands))
@@ -268,6 +268,11 @@ def _anything(aval: Any) -> Interval:
     known = element_type(aval) in INTEGER_TYPES
     lo, hi = type_range(aval.dtype) if known else (0, 1)
     return between(np.full(shape, lo), np.full(shape, hi))
+
+
+def _idle(low: Interval, x: Interval, high: Interval) -> bool:
+    """Whether a clamp is of one known number within its limits: the index of a switch."""
+    return x.least == x.most and low.most <= x.least and x.most <= high.least
 
 
 def _within(x: Interval, y: Interval) -> bool:

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import jax
@@ -19,6 +20,7 @@ from safetensors.numpy import load_file
 import ibert_jax as ib
 from ibert_jax.cli import main
 from ibert_jax.deploy import export
+from ibert_jax.models import layer_stack
 
 ALONE = """
 import sys, json, jax, numpy
@@ -50,6 +52,14 @@ def frozen(kind: type, scheme: str, **settings: int) -> ib.IntegerModel:
     shape = model.input_shape(4, 12)
     ids = np.random.default_rng(1).integers(3, 90, shape)
     return ib.freeze(ib.calibrate(model, [{"input_ids": ids}]))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def as_in_larger_models() -> Iterator[None]:
+    """The layers' matrices are arrays of their own."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(layer_stack, "LARGE", 0)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -134,8 +144,11 @@ def test_onnx_holds_no_float(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", [ib.IBertForMultipleChoice, ib.IBertForMaskedLM, ib.IBertModel])
-def test_other_heads_in_the_published_scheme(kind: type, tmp_path: Path) -> None:
-    program = frozen(kind, "reference", type_vocab_size=1, num_hidden_layers=1)
+def test_other_heads_in_the_published_scheme(
+    kind: type, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(layer_stack, "LARGE", 2**20)  # stacked whole
+    program = frozen(kind, "reference", type_vocab_size=1, num_hidden_layers=2)
     export(program, tmp_path, ["onnx"])
     told = json.loads((tmp_path / "integer_program.json").read_text())
     dimensions = ["choices"] if kind is ib.IBertForMultipleChoice else []

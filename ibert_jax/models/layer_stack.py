@@ -1,0 +1,82 @@
+"""The layers of a frozen encoder as one layer of stacked arrays, over which a scan runs.
+
+What is compiled is one layer, however deep the network. A scan cuts each turn's arrays out of the
+stack, which XLA's CPU backend does by copying them: for the feed-forward's matrices that takes as
+long as to multiply a sentence by them. On CPU large matrices therefore stay apart, an array a
+layer, and each product is chosen among the layers' products by the number of the turn
+(``integer.matmul``). On other platforms a choice is a stop on the way, and all is stacked. Either
+form runs everywhere, to the same integers.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ibert_jax.integer.compiled import on_device
+from ibert_jax.integer.matmul import OneOf
+
+Layer = TypeVar("Layer")
+
+LARGE = 2**20
+"""Elements (bytes) up to which a matrix is stacked. It then is read from the cache that it was
+copied to; each product among which is chosen costs 4 ms of a first call."""
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Apart:
+    """A matrix of each layer, as an array of its own; for NumPy one array [L, N, K]."""
+
+    matrices: tuple[jax.Array, ...]
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        return np.stack(self.matrices, dtype=dtype)
+
+
+def stack(layers: Sequence[Layer]) -> Layer:
+    """Layers of one structure as a layer of stacked arrays."""
+    return jax.tree.map(lambda *arrays: _joined(arrays), *layers)
+
+
+def laid_out(stacked: Layer) -> Layer:
+    """A layer of arrays [L, ...], as ``stack`` makes it on this platform."""
+    return jax.tree.map(lambda array: _joined(array) if array.ndim > 2 else array, stacked)
+
+
+def unstack(stacked: Layer) -> list[Layer]:
+    """The layers again."""
+    parts, structure = _flat(stacked)
+    rows = zip(*(p.matrices if isinstance(p, Apart) else p for p in parts), strict=True)
+    return [jax.tree.unflatten(structure, row) for row in rows]
+
+
+def turns(stacked: Layer, depth: int) -> tuple[Any, Callable[[Any], Layer]]:
+    """What a scan goes through, and the function that makes the turn's layer of a row of it."""
+    parts, structure = _flat(stacked)
+
+    def layer(row: Any) -> Layer:
+        index, arrays = row
+        chosen = [
+            OneOf(part.matrices, index) if isinstance(part, Apart) else array
+            for part, array in zip(parts, arrays, strict=True)
+        ]
+        return jax.tree.unflatten(structure, chosen)
+
+    arrays = [None if isinstance(part, Apart) else part for part in parts]
+    return (np.arange(depth, dtype=np.int32), arrays), layer
+
+
+def _joined(arrays: Any) -> Any:
+    if arrays[0].size > LARGE and arrays[0].ndim > 1 and jax.default_backend() == "cpu":
+        return Apart(tuple(map(on_device, arrays)))
+    return jnp.stack(tuple(arrays))
+
+
+def _flat(stacked: Any) -> Any:
+    return jax.tree.flatten(stacked, is_leaf=lambda node: isinstance(node, Apart))
