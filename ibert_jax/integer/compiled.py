@@ -43,7 +43,8 @@ def on_device(array: Any) -> jax.Array:
     """An array of NumPy's on the default device, or in the program that is being traced.
 
     ``jnp.asarray`` does the same, but compiles a program of its own for each new shape, 10 ms each.
-    JAX's arrays stay where they are.
+    JAX's arrays stay where they are. Nobody may write to an array given here: a CPU reads it where
+    it is.
     """
     if isinstance(array, jax.Array):
         return array

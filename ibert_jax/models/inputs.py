@@ -84,7 +84,7 @@ def encoder_inputs(
         _positions(as_array(position_ids), ids, shape, library, config),
         _head_mask(as_array(head_mask), config, life),
     )
-    return jax.tree.map(on_device, inputs)
+    return jax.tree.map(on_device, inputs)  # all of them copies by now
 
 
 def _mask(mask: Any, shape: tuple[int, ...], library: Any) -> Any:
@@ -139,4 +139,4 @@ def _library_of(array: Any) -> Any:
 
 
 def _as_bool(mask: Any) -> Any:
-    return mask if mask.dtype == bool else mask.astype(np.int32) != 0
+    return mask.astype(bool) if mask.dtype == bool else mask.astype(np.int32) != 0

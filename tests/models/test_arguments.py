@@ -11,6 +11,7 @@ import pytest
 from flax import nnx
 
 import ibert_jax as ib
+from ibert_jax.models.inputs import encoder_inputs
 
 CONFIG = ib.IBertConfig(
     vocab_size=30,
@@ -189,3 +190,35 @@ def test_options_come_from_the_configuration() -> None:
     np.testing.assert_array_equal(states[-1], hidden)
     named = model(IDS, return_dict=True, output_attentions=False)
     assert named.attentions is None and len(named.hidden_states) == 3
+
+
+@pytest.mark.parametrize("life", ["float", "quantized", "frozen"])
+def test_what_was_given_may_be_written_to_afterwards(life: Any) -> None:
+    """A computation may still be under way; nothing of it is read where the caller keeps it."""
+
+    def aligned(values: Any, dtype: Any) -> np.ndarray:
+        """At an address where a CPU device would take an array of NumPy's as its own."""
+        values = np.asarray(values, dtype)
+        memory = np.zeros(values.nbytes + 64, np.uint8)
+        start = -memory.ctypes.data % 64
+        array = memory[start : start + values.nbytes].view(dtype).reshape(values.shape)
+        array[...] = values
+        return array
+
+    embeds = np.float32 if life != "frozen" else np.int32
+    tokens = {"input_ids": aligned(IDS, np.int32)}
+    rows = {"inputs_embeds": aligned(np.ones((2, 4, 8)), embeds)}
+    for what in (tokens, rows):
+        for flags in (bool, np.int32):
+            given = {
+                **what,
+                "attention_mask": aligned(MASK, flags),
+                "token_type_ids": aligned(np.zeros((2, 4)), np.int32),
+                "position_ids": aligned(np.tile(np.arange(2, 6), (2, 1)), np.int32),
+                "head_mask": aligned(np.ones((2, 2)), np.float32 if life == "float" else flags),
+            }
+            taken = encoder_inputs(CONFIG, life, **given).arguments()
+            before = jax.tree.map(lambda x: np.array(x), taken)
+            for array in given.values():
+                array[...] = array == 0
+            jax.tree.map(np.testing.assert_array_equal, taken, before)
