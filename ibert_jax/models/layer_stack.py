@@ -11,7 +11,8 @@ form runs everywhere, to the same integers.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar
 
 import jax
@@ -41,12 +42,18 @@ class Apart:
 
 def stack(layers: Sequence[Layer]) -> Layer:
     """Layers of one structure as a layer of stacked arrays."""
-    return jax.tree.map(lambda *arrays: _joined(arrays), *layers)
+
+    def joined(*arrays: Any) -> Any:
+        return _apart(arrays) if _stays_apart(arrays[0].shape) else jnp.stack(arrays)
+
+    return jax.tree.map(joined, *layers)
 
 
 def laid_out(stacked: Layer) -> Layer:
-    """A layer of arrays [L, ...], as ``stack`` makes it on this platform."""
-    return jax.tree.map(lambda array: _joined(array) if array.ndim > 2 else array, stacked)
+    """A layer of arrays [L, ...] of NumPy's, as ``stack`` makes it on this platform."""
+    return jax.tree.map(
+        lambda array: _apart(array) if _stays_apart(array.shape[1:]) else array, stacked
+    )
 
 
 def unstack(stacked: Layer) -> list[Layer]:
@@ -72,10 +79,12 @@ def turns(stacked: Layer, depth: int) -> tuple[Any, Callable[[Any], Layer]]:
     return (np.arange(depth, dtype=np.int32), arrays), layer
 
 
-def _joined(arrays: Any) -> Any:
-    if arrays[0].size > LARGE and arrays[0].ndim > 1 and jax.default_backend() == "cpu":
-        return Apart(tuple(map(on_device, arrays)))
-    return jnp.stack(tuple(arrays))
+def _stays_apart(shape: tuple[int, ...]) -> bool:
+    return len(shape) > 1 and math.prod(shape) > LARGE and jax.default_backend() == "cpu"
+
+
+def _apart(arrays: Iterable[Any]) -> Apart:
+    return Apart(tuple(map(on_device, arrays)))
 
 
 def _flat(stacked: Any) -> Any:
