@@ -5,6 +5,7 @@ foreign operation planted in as many hiding places as JAX offers. A plant must b
 form in which the compiler lets it live; for those that the optimizer may remove, in the first two.
 """
 
+import dataclasses
 import functools
 import subprocess
 import sys
@@ -292,3 +293,25 @@ print("clean")
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert result.stdout.strip() == "clean", result.stderr
+
+
+def test_a_program_is_not_taken_for_another_of_the_same_fields():
+    """JAX's caches confuse about one pair in a hundred of such classes."""
+
+    def kind(times):
+        class Adder:
+            def run(self, x):
+                for _ in range(times):
+                    x = x + self.term
+                return x
+
+        return jax.tree_util.register_dataclass(
+            dataclasses.make_dataclass("Kind", ["term"], bases=(Adder,)), ["term"], []
+        )
+
+    def run(program, x):
+        return program.run(x)
+
+    counts = range(1, 65)
+    found = [census(run, kind(times)(X), X).operations[JAXPR] for times in counts]
+    assert [by_kind["add"] for by_kind in found] == [*counts]
