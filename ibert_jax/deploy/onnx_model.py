@@ -16,6 +16,7 @@ from jax.extend import core
 from ibert_jax.deploy.onnx_graph import OPSET, Graph, Tensor, Value
 from ibert_jax.deploy.onnx_rules import RULES
 from ibert_jax.deploy.signature import Signature
+from ibert_jax.frozen.jaxprs import scan_counts
 
 _CALLS = frozenset(
     ["closed_call", "core_call", "custom_jvp_call", "custom_vjp_call", "jit", "pjit"]
@@ -117,7 +118,7 @@ def _equation(graph: Graph, eqn: Any, operands: list[Value]) -> list[Value]:
 
 def _unrolled(graph: Graph, params: Any, operands: list[Value]) -> list[Value]:
     """A scan over known arrays (the layers), turn by turn; it may hand on but not collect."""
-    consts, carried = params["num_consts"], params["num_carry"]
+    consts, carried = scan_counts(params)
     fixed, carry = operands[:consts], operands[consts : consts + carried]
     rows = operands[consts + carried :]
     body = params["jaxpr"]

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from jax.extend import core
 
+from ibert_jax.frozen.jaxprs import scan_counts
 from ibert_jax.proof.interval import Interval, between, exactly, join, type_range
 from ibert_jax.proof.operations import INTEGER_TYPES
 from ibert_jax.proof.overflow import Clip, Contract, OverflowProof, Problem, Step, Tensor
@@ -216,7 +217,7 @@ class Analysis:
 
     def _scan(self, eqn: Any, operands: list[Interval]) -> list[Interval]:
         p = eqn.params
-        length, (consts, carried) = p["length"], _scan_counts(p)
+        length, (consts, carried) = p["length"], scan_counts(p)
         body = p["jaxpr"]
         fixed = operands[:consts]
         carry, rows = operands[consts : consts + carried], operands[consts + carried :]
@@ -277,14 +278,6 @@ def _idle(low: Interval, x: Interval, high: Interval) -> bool:
 
 def _within(x: Interval, y: Interval) -> bool:
     return bool(np.all(x.lo >= y.lo) and np.all(x.hi <= y.hi))
-
-
-def _scan_counts(params: Any) -> tuple[int, int]:
-    """How many operands of a scan are constants and how many are carried."""
-    if "ft_in" in params:  # jax 0.11
-        consts, carry, _ = params["ft_in"].unpack()
-        return len(consts), len(carry)
-    return params["num_consts"], params["num_carry"]
 
 
 def _row(x: Interval, index: int) -> Interval:
