@@ -27,6 +27,7 @@ from jax.experimental import topologies
 from jax.sharding import AbstractDevice, AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
 import ibert_jax as ib
+from ibert_jax.models import layer_stack
 from ibert_jax.proof.walk_hlo import walk_hlo
 
 NAME = "NVIDIA H200"
@@ -77,6 +78,7 @@ def main() -> int:
     options = parser.parse_args()
     size = "small" if options.small else "base"
     prepare(options.cache / size, size)
+    layer_stack.LARGE = sys.maxsize  # all matrices stacked, as where the platform is a GPU
     program = ib.IntegerModel.load(options.cache / size / "frozen").with_kernels(options.kernels)
     compiled = compiled_for_h200(program, *map(int, options.case.split("x")))
     text = compiled.as_text()

@@ -125,7 +125,8 @@ class OverflowProof:
 
     tensors: every leaf's results, layer by layer.
     steps: every integer operation's result, in program order.
-    clips: every call of `jnp.clip` and `lax.clamp`.
+    clips: every call of `jnp.clip` and `lax.clamp`, but where it is known to change nothing: a
+        single number, within its limits.
     contracts: name -> how many calls rest on it.
     results: the ranges of the program's outputs.
     """
