@@ -17,8 +17,10 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
+import jax
+
 from ibert_jax.proof.operations import FORMS, HLO, JAXPR, STABLEHLO, Operation
-from ibert_jax.proof.tracing import jitted
+from ibert_jax.proof.tracing import unknown
 from ibert_jax.proof.walk_hlo import walk_hlo
 from ibert_jax.proof.walk_jaxpr import walk_jaxpr
 from ibert_jax.proof.walk_stablehlo import walk_stablehlo
@@ -76,7 +78,8 @@ def census(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Census:
       The counts and findings. Nothing is executed, but the function is compiled for the default
       device. Operations count where they stand: the body of a loop once, not once a turn.
     """
-    traced = jitted(function).trace(*args, **kwargs)
+    jitted: Any = function if hasattr(function, "trace") else jax.jit(unknown(function))
+    traced = jitted.trace(*args, **kwargs)
     lowered = traced.lower()
     compiled = lowered.compile()
     found = {
