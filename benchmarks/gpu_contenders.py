@@ -86,7 +86,6 @@ def freeze_repeated(folder: Path) -> None:
     network = first.network
     network.encoder.unstack()
     network.encoder.stack(list(network.encoder.layer) * layers)
-    network.encoder.depth = layers
     config = dataclasses.replace(first.config, num_hidden_layers=layers)
     network.config = config
     ib.IntegerModel.of(network, config, dict(first.scales)).save(folder / "frozen")

@@ -48,10 +48,8 @@ MIB = 2**20
 def of_depth(program: ib.IntegerModel, depth: int) -> ib.IntegerModel:
     """The first layers of a program."""
     network, config = program.network, program.config
-    encoder = network.encoder
-    encoder.unstack()
-    encoder.stack(list(encoder.layer)[:depth])
-    encoder.depth = depth
+    network.encoder.unstack()
+    network.encoder.stack(list(network.encoder.layer)[:depth])
     config = dataclasses.replace(config, num_hidden_layers=depth)
     return ib.IntegerModel.of(network, config, dict(program.scales))
 

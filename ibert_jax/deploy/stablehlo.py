@@ -14,8 +14,8 @@ def to_stablehlo(signature: Signature) -> bytes:
     """The serialized program, for ``jax.export.deserialize``.
 
     It holds the fast form for each of ``PLATFORMS``, of which JAX chooses where it runs; large
-    matrices lie as the platform likes it that exports (``models.layer_stack``), so that GPUs run
-    best what was exported on one. Each shape of the arguments is compiled when it first comes.
+    matrices lie as they do on the platform that exports (``models.layer_stack``). Each shape of
+    the arguments is compiled when it first comes.
 
     Raises:
         ModuleNotFoundError: flatbuffers, with which JAX writes and reads such files, is missing.

@@ -1,4 +1,4 @@
-"""Compiling a program of integers for the CPU it runs on, and nothing beside it."""
+"""Compiling a program of integers for the CPU it runs on, and no small programs beside it."""
 
 from __future__ import annotations
 

@@ -37,24 +37,22 @@ ZERO_POINT = 128
 class OneOf:
     """The matrix at ``index``, an int32 that is computed, of several of one shape and type.
 
-    A product with it is chosen among the products: nothing is copied.
+    A product with it is chosen among the products (``of_matrix``): nothing is copied.
     """
 
     matrices: tuple[jax.Array, ...]
     index: jax.Array
 
-    def applied(self, function: Callable[[jax.Array], jax.Array]) -> jax.Array:
-        """``function`` of the matrix."""
-        branches = [partial(function, matrix) for matrix in self.matrices]
-        return lax.switch(self.index, branches)
-
 
 Matrix = jax.Array | OneOf
+"""A matrix as it is, or as one of several."""
 
 
 def of_matrix(matrix: Matrix, function: Callable[[jax.Array], jax.Array]) -> jax.Array:
-    """``function`` of a matrix, given as it is or as one of several."""
-    return matrix.applied(function) if isinstance(matrix, OneOf) else function(matrix)
+    """``function`` of a matrix; of one of several, chosen among the function's results."""
+    if isinstance(matrix, OneOf):
+        return lax.switch(matrix.index, [partial(function, each) for each in matrix.matrices])
+    return function(matrix)
 
 
 def dot_s8(a: jax.Array, b: jax.Array, dimensions: DotDimensions) -> jax.Array:
@@ -77,7 +75,7 @@ def int8_linear(
 
     Args:
         q: int8 [..., K].
-        weight: int8 [N, K].
+        weight: int8 [N, K], or one of several such.
         bias: int32 [N], |bias| < 2^30.
         shifted_bias: int32 [N], bias - 128 sum_k weight[n, k]: what ``shift_bias`` gives.
 

@@ -146,6 +146,7 @@ class IBertEncoder(nnx.Module):
 
     def stack(self, layers: list[IBertLayer]) -> None:
         """Replace the layers by one of stacked arrays; all must have one structure, of integers."""
+        self.depth = len(layers)
         self.stacked = nnx.data(layer_stack.stack(layers))
         self.layer = nnx.List([])
 

@@ -139,4 +139,5 @@ def _library_of(array: Any) -> Any:
 
 
 def _as_bool(mask: Any) -> Any:
+    """A copy, also of what is bool already: NumPy's must not be read where the caller keeps it."""
     return mask.astype(bool) if mask.dtype == bool else mask.astype(np.int32) != 0

@@ -1,11 +1,11 @@
 """The layers of a frozen encoder as one layer of stacked arrays, over which a scan runs.
 
 What is compiled is one layer, however deep the network. A scan cuts each turn's arrays out of the
-stack, which XLA's CPU backend does by copying them: for the feed-forward's matrices that takes as
-long as to multiply a sentence by them. On CPU large matrices therefore stay apart, an array a
-layer, and each product is chosen among the layers' products by the number of the turn
-(``integer.matmul``). On other platforms a choice is a stop on the way, and all is stacked. Either
-form runs everywhere, to the same integers.
+stack, which XLA's CPU backend does by copying them: for a single sentence, up to half of the work
+(benchmarks/README). On CPU large matrices therefore stay apart, an array a layer, and each product
+is chosen among the layers' products by the number of the turn (``integer.matmul``). On other
+platforms, where a choice may have to wait for the host, all is stacked. Either form runs
+everywhere, to the same integers.
 """
 
 from __future__ import annotations
@@ -25,8 +25,9 @@ from ibert_jax.integer.matmul import OneOf
 Layer = TypeVar("Layer")
 
 LARGE = 2**20
-"""Elements (bytes) up to which a matrix is stacked. It then is read from the cache that it was
-copied to; each product among which is chosen costs 4 ms of a first call."""
+"""Elements, each a byte, up to which a matrix is stacked: of BERT-base's, all but the
+feed-forward's. A copy so small is read from the cache, and each product among which is chosen costs
+4 ms of a first call."""
 
 
 @jax.tree_util.register_dataclass
@@ -64,7 +65,7 @@ def unstack(stacked: Layer) -> list[Layer]:
 
 
 def turns(stacked: Layer, depth: int) -> tuple[Any, Callable[[Any], Layer]]:
-    """What a scan goes through, and the function that makes the turn's layer of a row of it."""
+    """What a scan goes through, each turn's number and arrays; and what makes a layer of them."""
     parts, structure = _flat(stacked)
 
     def layer(row: Any) -> Layer:

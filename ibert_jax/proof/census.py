@@ -20,7 +20,7 @@ from typing import Any
 import jax
 
 from ibert_jax.proof.operations import FORMS, HLO, JAXPR, STABLEHLO, Operation
-from ibert_jax.proof.tracing import unknown
+from ibert_jax.proof.tracing import unremembered
 from ibert_jax.proof.walk_hlo import walk_hlo
 from ibert_jax.proof.walk_jaxpr import walk_jaxpr
 from ibert_jax.proof.walk_stablehlo import walk_stablehlo
@@ -78,7 +78,7 @@ def census(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Census:
       The counts and findings. Nothing is executed, but the function is compiled for the default
       device. Operations count where they stand: the body of a loop once, not once a turn.
     """
-    jitted: Any = function if hasattr(function, "trace") else jax.jit(unknown(function))
+    jitted: Any = function if hasattr(function, "trace") else jax.jit(unremembered(function))
     traced = jitted.trace(*args, **kwargs)
     lowered = traced.lower()
     compiled = lowered.compile()

@@ -25,7 +25,7 @@ import numpy as np
 from ibert_jax.proof.interpret import Analysis
 from ibert_jax.proof.interval import Interval, between, exactly, type_range
 from ibert_jax.proof.overflow import Clip, Contract, OverflowProof, Problem, Step, always
-from ibert_jax.proof.tracing import unknown
+from ibert_jax.proof.tracing import unremembered
 
 __all__ = [
     "Bounded",
@@ -66,7 +66,7 @@ def analyze(
     """
     leaves, tree = jax.tree.flatten(arguments, is_leaf=lambda x: isinstance(x, Bounded))
     abstract = [jax.ShapeDtypeStruct(np.shape(x), _dtype(x)) for x in leaves]
-    closed = jax.jit(unknown(function)).trace(*jax.tree.unflatten(tree, abstract)).jaxpr
+    closed = jax.jit(unremembered(function)).trace(*jax.tree.unflatten(tree, abstract)).jaxpr
     analysis = Analysis({contract.name: contract for contract in contracts})
     results = analysis.run(closed.jaxpr, closed.consts, [_argument(leaf) for leaf in leaves])
     return analysis.proof(results)

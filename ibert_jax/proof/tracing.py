@@ -7,12 +7,13 @@ from collections.abc import Callable
 from typing import Any
 
 
-def unknown(function: Callable[..., Any]) -> Callable[..., Any]:
+def unremembered(function: Callable[..., Any]) -> Callable[..., Any]:
     """The same function, but one of which JAX cannot remember anything.
 
-    JAX (0.10, 0.11) holds the trees of two dataclasses with fields of the same names for equal, and
-    its caches look at seven bits of their hashes before they ask: one time in a hundred, a function
-    that was traced for one class would answer for the other with what it remembers.
+    JAX (0.10, 0.11) holds the trees of two dataclasses with fields of the same names for equal.
+    Their hashes differ, but not always enough for its caches: for about one pair of classes in a
+    hundred, a function traced for one answered for the other. What ``function`` itself has jitted
+    is not covered.
     """
 
     @functools.wraps(function)
