@@ -57,12 +57,12 @@ def batches_of(case: str, lengths: Sequence[int]) -> Batches:
 
 
 def padded_for_us(batches: Batches) -> Batches:
-    """To the few lengths that a compiled program is compiled for, as ``Predictor`` does."""
-    from ibert_jax.inference.buckets import lengths_up_to
+    """To the lengths that programs are compiled for, as ``Predictor`` does once a job is long."""
+    from ibert_jax.inference.buckets import closest_lengths
 
     padded = []
     for ids, mask in batches:
-        length = next(n for n in lengths_up_to(512) if n >= ids.shape[1])
+        length = next(n for n in closest_lengths(512) if n >= ids.shape[1])
         room = ((0, 0), (0, length - ids.shape[1]))
         padded.append((np.pad(ids, room, constant_values=1), np.pad(mask, room)))
     return padded

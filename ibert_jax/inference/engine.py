@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import time
 from collections import deque
 from collections.abc import Sequence
 from typing import Any
@@ -14,7 +15,14 @@ import numpy as np
 from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from ibert_jax.inference.buckets import Batch, lengths_up_to, make_batches
+from ibert_jax.inference.buckets import (
+    Batch,
+    FixedLengths,
+    GrowingLengths,
+    Lengths,
+    lengths_up_to,
+    make_batches,
+)
 from ibert_jax.inference.tasks import Task
 from ibert_jax.integer.compiled import jit_program
 from ibert_jax.quantize.tensor import QuantizedTensor
@@ -41,11 +49,17 @@ class Engine:
         self.padded_tokens = 0
         devices = jax.local_devices() if devices is None else list(devices)
         self._devices = len(devices)
-        self._lengths = lengths_up_to(task.max_length)
+        self._compiled: set[tuple[int, ...]] = set()
         mesh = Mesh(np.asarray(devices), ("rows",))
         self._rows = NamedSharding(mesh, PartitionSpec("rows"))
         everywhere = NamedSharding(mesh, PartitionSpec())
         self._graph: Any = None
+        integers = not isinstance(program, nnx.Module) and task.config.force_dequant == "none"
+        self._lengths: Lengths = (
+            GrowingLengths(task.max_length)
+            if integers
+            else FixedLengths(lengths_up_to(task.max_length))
+        )
         if isinstance(program, nnx.Module):
             self._graph, program = nnx.split(program)
         self._parameters = jax.device_put(program, everywhere)
@@ -54,6 +68,7 @@ class Engine:
         """The task's part for each encoding, in their order."""
         parts: list[Any] = [None] * len(encodings)
         pending: deque[tuple[Batch, Any]] = deque()
+        started, compiling, padded = time.perf_counter(), 0.0, self.padded_tokens
         for batch in make_batches(
             encodings,
             self._lengths,
@@ -61,11 +76,19 @@ class Engine:
             pad_token_id=self.task.config.pad_token_id,
             devices=self._devices,
         ):
+            begun = time.perf_counter()
             pending.append((batch, self.compute(batch, encodings)))
+            if batch.input_ids.shape not in self._compiled:
+                # A call waits for the compiler, and not for what it computes.
+                self._compiled.add(batch.input_ids.shape)
+                compiling += (taken := time.perf_counter() - begun)
+                self._lengths.compiled(taken)
             if len(pending) > _AHEAD:
                 self._collect(*pending.popleft(), encodings, parts)
         while pending:
             self._collect(*pending.popleft(), encodings, parts)
+        seconds = time.perf_counter() - started - compiling
+        self._lengths.computed(self.padded_tokens - padded, seconds)
         return parts
 
     def compute(self, batch: Batch, encodings: Sequence[Encoding]) -> Any:

@@ -92,8 +92,9 @@ class Predictor:
     | encoder | text | `Embedding` |
 
     Rows are tokenized in windows (the next one in a thread, while this one is computed), sorted by
-    length, padded to one of a few lengths and batch sizes (so that few shapes are ever compiled),
-    and answered in input order. Memory does not grow with the number of rows.
+    length, padded to one of a few lengths and batch sizes (so that few shapes are compiled; more
+    of them once they are worth it), and answered in input order. Memory does not grow with the
+    number of rows.
 
     >>> predictor = Predictor.default()  # or Predictor.load(directory)
     >>> for answer in predictor.predict(["a moving, funny film", "a tired sequel"]):

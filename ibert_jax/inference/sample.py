@@ -8,7 +8,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from ibert_jax.inference.buckets import lengths_up_to, make_batches
+from ibert_jax.inference.buckets import FixedLengths, lengths_up_to, make_batches
 from ibert_jax.inference.tasks import Task
 from ibert_jax.tokenizer import Encoding, check_text
 
@@ -54,7 +54,8 @@ class Sample:
         self, encodings: Sequence[Encoding], lengths: Sequence[int], batch_size: int
     ) -> Iterator[Arguments]:
         pad = self.task.config.pad_token_id
-        for batch in make_batches(encodings, lengths, batch_size, pad_token_id=pad):
+        fixed = FixedLengths(lengths)
+        for batch in make_batches(encodings, fixed, batch_size, pad_token_id=pad):
             arrays: Any = {
                 "input_ids": batch.input_ids,
                 "attention_mask": batch.attention_mask,

@@ -6,7 +6,14 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ibert_jax.inference.buckets import lengths_up_to, make_batches, row_counts
+from ibert_jax.inference.buckets import (
+    FixedLengths,
+    GrowingLengths,
+    closest_lengths,
+    lengths_up_to,
+    make_batches,
+    row_counts,
+)
 from ibert_jax.tokenizer import Encoding
 
 PAD = 7
@@ -25,7 +32,7 @@ def test_every_row_once(lengths: list[int], batch_size: int) -> None:
     encodings = [_encoding(length, 100 + index) for index, length in enumerate(lengths)]
     allowed = lengths_up_to(128)
     seen: list[int] = []
-    for batch in make_batches(encodings, allowed, batch_size, pad_token_id=PAD):
+    for batch in make_batches(encodings, FixedLengths(allowed), batch_size, pad_token_id=PAD):
         assert batch.input_ids.shape == batch.attention_mask.shape
         assert batch.input_ids.shape[0] in row_counts(batch_size)
         assert batch.input_ids.shape[1] in allowed
@@ -52,6 +59,6 @@ def test_row_counts() -> None:
 
 def test_rows_are_padded_as_little_as_the_lengths_allow() -> None:
     encodings = [_encoding(length, 1) for length in (3, 90, 17, 4)]
-    batches = list(make_batches(encodings, lengths_up_to(128), 2, pad_token_id=PAD))
+    batches = list(make_batches(encodings, FixedLengths(lengths_up_to(128)), 2, pad_token_id=PAD))
     assert [batch.positions.tolist() for batch in batches] == [[1, 2], [3, 0]]
     assert [batch.input_ids.shape for batch in batches] == [(2, 96), (2, 16)]

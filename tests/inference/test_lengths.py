@@ -1,0 +1,93 @@
+"""Padded lengths: which there are, and when a closer one pays."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ibert_jax.inference import Predictor
+from ibert_jax.inference.buckets import GrowingLengths, closest_lengths
+from ibert_jax.tokenizer import Tokenizer
+
+from .conftest import CountingProgram
+
+ROWS = 8
+
+
+@pytest.mark.parametrize("longest", [3, 16, 17, 64, 100, 128, 510, 512, 8190])
+def test_closest_lengths(longest: int) -> None:
+    lengths = closest_lengths(longest)
+    assert lengths == tuple(sorted(set(lengths))) and lengths[-1] == longest
+    assert all(b / a <= 1.25 for a, b in zip(lengths, lengths[1:], strict=False))
+    assert all(n % 4 == 0 and (n <= 64 or n % 16 == 0) for n in lengths[:-1])
+
+
+@pytest.mark.parametrize(("longest", "few"), [(100, {16, 32, 64, 100}), (16, {16}), (10, {10})])
+def test_few_lengths_at_first(longest: int, few: set[int]) -> None:
+    """Without knowing what anything costs, and also where compiling would never pay."""
+    lengths = GrowingLengths(longest)
+    assert {lengths.choose(ROWS, n) for n in range(1, longest + 1)} == few
+    lengths.compiled(1e9)
+    lengths.computed(1, 1.0)
+    assert {lengths.choose(ROWS, n) for n in range(1, longest + 1)} == few
+
+
+def test_a_length_joins_when_it_would_have_paid() -> None:
+    lengths = GrowingLengths(128)
+    lengths.compiled(2.0)
+    lengths.compiled(1.0)  # a shape that another engine had compiled
+    lengths.computed(1000, 2.5)
+    lengths.computed(1000, 2.5)  # 2 seconds are 800 tokens: 8 rows of 25 times 4 tokens
+    assert [lengths.choose(ROWS, 60) for _ in range(26)] == [64] * 24 + [60] * 2
+    assert lengths.choose(1, 60) == 64, "with other rows it would be another program"
+    assert lengths.choose(ROWS, 57) == 60
+    assert lengths.choose(ROWS, 61) == 64
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    batches=st.lists(st.integers(1, 128), min_size=1, max_size=400),
+    price=st.integers(0, 5000),
+)
+def test_a_closer_length_costs_no_more_than_was_wasted(batches: list[int], price: int) -> None:
+    """Whatever comes: every batch fits, and what is compiled had been paid for by padding."""
+    lengths = GrowingLengths(128)
+    lengths.compiled(float(price))
+    lengths.computed(1, 1.0)
+    few, wasted, seen = {16, 32, 64, 128}, 0, set()
+    for longest in batches:
+        length = lengths.choose(ROWS, longest)
+        assert longest <= length <= 2 ** max(4, math.ceil(math.log2(longest)))
+        assert length in closest_lengths(128)
+        wasted += ROWS * (2 ** max(4, math.ceil(math.log2(longest))) - longest)
+        seen.add(length)
+    assert len(seen - few) * price <= wasted
+
+
+def test_a_long_job_pads_less_and_answers_the_same(
+    program: CountingProgram, tokenizer: Tokenizer
+) -> None:
+    texts = ["good " * (index % 5) + "film " * 18 for index in range(256)]
+    predictor = Predictor(program, tokenizer, batch_size=4)  # windows of 128 texts, 20 to 24 tokens
+    lengths = predictor._engine._lengths
+    assert isinstance(lengths, GrowingLengths)
+    lengths.computed(10**9, 1e-6)  # a token costs next to nothing
+    answers = predictor.logits(texts)
+    assert predictor.statistics.padded_tokens == 256 * 32
+    lengths = predictor._engine._lengths = GrowingLengths(48)
+    lengths.compiled(1e-9)  # and now, beside it, compiling does
+    lengths.computed(1, 1e9)
+    predictor.reset_statistics()
+    np.testing.assert_array_equal(predictor.logits(texts), answers)
+    assert predictor.statistics.padded_tokens < 256 * 25
+
+
+def test_floats_are_padded_by_their_batch_alone(tiny_checkpoint: Path) -> None:
+    """Their last bits depend on it, and a run taken up again must end with the same bytes."""
+    predictor = Predictor.load(tiny_checkpoint, batch_size=4)
+    assert not isinstance(predictor._engine._lengths, GrowingLengths)
