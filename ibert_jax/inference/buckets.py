@@ -2,17 +2,17 @@
 
 Every shape is a program to compile, which takes as long as computing some thousand tokens; padding
 takes time too. `lengths_up_to` are a fixed few, at most a third apart from 24 tokens on.
-`GrowingLengths` begin with fewer and end with more: a closer length joins them when the padding that
-it would have spared has cost as much as it will cost itself.
+`GrowingLengths` begin with fewer and end with more: a closer length joins them when the padding
+that it would have spared has cost as much as it will cost itself.
 """
 
 from __future__ import annotations
 
 import bisect
-from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
@@ -56,21 +56,23 @@ def lengths_up_to(longest: int) -> tuple[int, ...]:
     return (*(length for length in lengths if length < longest), longest)
 
 
-class Lengths(ABC):
+class Lengths(Protocol):
     """Chooses the length that a batch is padded to."""
 
-    @abstractmethod
     def choose(self, rows: int, longest: int) -> int:
         """The length, in tokens, for so many rows the longest of which has so many tokens."""
+        ...
 
     def compiled(self, seconds: float) -> None:
         """Take note of how long a new shape took to be compiled."""
+        ...
 
     def computed(self, tokens: int, seconds: float) -> None:
         """Take note of how long so many tokens, padding included, took to be computed."""
+        ...
 
 
-class FixedLengths(Lengths):
+class FixedLengths:
     """The next of these, ascending: what a batch is padded to depends on nothing but the batch."""
 
     def __init__(self, lengths: Sequence[int]) -> None:
@@ -80,8 +82,14 @@ class FixedLengths(Lengths):
         del rows
         return _next(self._lengths, longest)
 
+    def compiled(self, seconds: float) -> None:
+        del seconds
 
-class GrowingLengths(Lengths):
+    def computed(self, tokens: int, seconds: float) -> None:
+        del tokens, seconds
+
+
+class GrowingLengths:
     """Few lengths at first, and closer ones as they are found to pay.
 
     How many rows will come nobody knows beforehand. So, of renting and buying skis, the old rule:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+import jax
 from flax import nnx
 
 from ibert_jax.config import IBertConfig
+from ibert_jax.integer.compiled import on_device
 from ibert_jax.layers.activation import QuantAct
 from ibert_jax.layers.embedding import QuantEmbedding
 from ibert_jax.layers.linear import QuantLinear
@@ -104,6 +106,7 @@ class IBertModel(IBertPreTrainedModel):
             head_mask=head_mask,
             inputs_embeds=inputs_embeds,
         )
+        inputs = jax.tree.map(on_device, inputs)
         hidden, states, attentions = self.encoder(
             self.embeddings(
                 inputs.input_ids,

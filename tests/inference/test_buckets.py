@@ -8,8 +8,6 @@ from hypothesis import strategies as st
 
 from ibert_jax.inference.buckets import (
     FixedLengths,
-    GrowingLengths,
-    closest_lengths,
     lengths_up_to,
     make_batches,
     row_counts,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from pathlib import Path
 
@@ -23,7 +24,7 @@ ROWS = 8
 def test_closest_lengths(longest: int) -> None:
     lengths = closest_lengths(longest)
     assert lengths == tuple(sorted(set(lengths))) and lengths[-1] == longest
-    assert all(b / a <= 1.25 for a, b in zip(lengths, lengths[1:], strict=False))
+    assert all(b / a <= 1.25 for a, b in itertools.pairwise(lengths))
     assert all(n % 4 == 0 and (n <= 64 or n % 16 == 0) for n in lengths[:-1])
 
 
