@@ -49,7 +49,8 @@ def test_speed_is_drawn_from_the_record() -> None:
     svg = plot.draw({**record, "cases": {"8x128": case, plot.MIXED: {**case, "contenders": {}}}})
     texts = [element.text for element in ElementTree.fromstring(svg).iter() if element.text]
     assert {"8 × 128", "mixed", "4,000", "2,000 ×2.00", "slow"} <= set(texts)
-    assert "8 × 128: 2.00 (slow)" in plot.described({**record, "cases": {"8x128": case}})
+    told = plot.described({**record, "cases": {"8x128": case}})
+    assert "| sentences × tokens | slow |" in told and "| 8 × 128 | 2.00 |" in told
     assert plot.BLOCK.search((ROOT / "README.md").read_text(encoding="utf-8"))
     if SPEED.exists():
         drawn = (ROOT / "docs" / "speed.svg").read_text(encoding="utf-8")

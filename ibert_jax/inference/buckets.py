@@ -94,8 +94,9 @@ class GrowingLengths:
 
     How many rows will come nobody knows beforehand. So, of renting and buying skis, the old rule:
     a closer length is compiled once the padding that was computed for want of it has cost as much.
-    Padding and compiling together then cost at most twice what they would have in hindsight. Where
-    padding changes no integer, neither does the choice; floats it may change in their last bits.
+    So compiling them never takes longer than the padding that went before, and in a long job little
+    is padded. Where padding changes no integer, neither does the choice; floats it may change in
+    their last bits.
 
     longest: tokens, the longest length of all.
     """
@@ -142,7 +143,7 @@ class GrowingLengths:
 
 
 def closest_lengths(longest: int) -> tuple[int, ...]:
-    """The padded lengths that may come into use: at most a quarter apart, from 32 on an eighth.
+    """The padded lengths that may come into use: at most a quarter apart, mostly an eighth.
 
     From 64 on they are multiples of 16, of which rows fold into whole vectors.
 
