@@ -129,7 +129,7 @@ class GrowingLengths:
         return best
 
     def compiled(self, seconds: float) -> None:
-        self._compiling = max(self._compiling, seconds)
+        self._compiling = seconds  # the last is like the next; a first takes longer
 
     def computed(self, tokens: int, seconds: float) -> None:
         self._computed += tokens
@@ -143,14 +143,14 @@ class GrowingLengths:
 
 
 def closest_lengths(longest: int) -> tuple[int, ...]:
-    """The padded lengths that may come into use: at most a quarter apart, mostly an eighth.
+    """The padded lengths that may come into use: from 16 on at most a quarter apart.
 
     From 64 on they are multiples of 16, of which rows fold into whole vectors.
 
     >>> closest_lengths(100)
-    (16, 20, 24, 28, 32, 36, 40, 44, 48, 52, 56, 60, 64, 80, 96, 100)
+    (8, 12, 16, 20, 24, 28, 32, 36, 40, 44, 48, 52, 56, 60, 64, 80, 96, 100)
     """
-    lengths = [*range(_SHORTEST, 64, 4), *range(64, 256, 16), *range(256, longest, 32)]
+    lengths = [*range(8, 64, 4), *range(64, 256, 16), *range(256, longest, 32)]
     return (*(length for length in lengths if length < longest), longest)
 
 

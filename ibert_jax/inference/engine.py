@@ -76,17 +76,18 @@ class Engine:
             pad_token_id=self.task.config.pad_token_id,
             devices=self._devices,
         ):
+            new = batch.input_ids.shape not in self._compiled
+            if new:  # compiling shall be timed, beside nothing else
+                self._collect_all(pending, encodings, parts)
             begun = time.perf_counter()
             pending.append((batch, self.compute(batch, encodings)))
-            if batch.input_ids.shape not in self._compiled:
-                # A call waits for the compiler, and not for what it computes.
+            if new:  # the call waited for the compiler, and not for what it computes
                 self._compiled.add(batch.input_ids.shape)
                 compiling += (taken := time.perf_counter() - begun)
                 self._lengths.compiled(taken)
             if len(pending) > _AHEAD:
                 self._collect(*pending.popleft(), encodings, parts)
-        while pending:
-            self._collect(*pending.popleft(), encodings, parts)
+        self._collect_all(pending, encodings, parts)
         seconds = time.perf_counter() - started - compiling
         self._lengths.computed(self.padded_tokens - padded, seconds)
         return parts
@@ -104,6 +105,12 @@ class Engine:
         if self._graph is None:
             return _run_program(type(self.task), self._parameters, arrays)
         return _run_model(type(self.task), self._graph, self._parameters, arrays)
+
+    def _collect_all(
+        self, pending: deque[tuple[Batch, Any]], encodings: Sequence[Encoding], parts: list[Any]
+    ) -> None:
+        while pending:
+            self._collect(*pending.popleft(), encodings, parts)
 
     def _collect(
         self, batch: Batch, selected: Any, encodings: Sequence[Encoding], parts: list[Any]

@@ -20,11 +20,11 @@ from .conftest import CountingProgram
 ROWS = 8
 
 
-@pytest.mark.parametrize("longest", [3, 16, 17, 64, 100, 128, 510, 512, 8190])
+@pytest.mark.parametrize("longest", [3, 12, 16, 17, 64, 100, 128, 510, 512, 8190])
 def test_closest_lengths(longest: int) -> None:
     lengths = closest_lengths(longest)
     assert lengths == tuple(sorted(set(lengths))) and lengths[-1] == longest
-    assert all(b / a <= 1.25 for a, b in itertools.pairwise(lengths))
+    assert all(b / a <= 1.25 for a, b in itertools.pairwise(lengths) if a >= 16)
     assert all(n % 4 == 0 and (n <= 64 or n % 16 == 0) for n in lengths[:-1])
 
 
@@ -40,8 +40,8 @@ def test_few_lengths_at_first(longest: int, few: set[int]) -> None:
 
 def test_a_length_joins_when_it_would_have_paid() -> None:
     lengths = GrowingLengths(128)
+    lengths.compiled(9.0)  # a first one, which takes longer
     lengths.compiled(2.0)
-    lengths.compiled(1.0)  # a shape that another engine had compiled
     lengths.computed(1000, 2.5)
     lengths.computed(1000, 2.5)  # 2 seconds are 800 tokens: 8 rows of 25 times 4 tokens
     assert [lengths.choose(ROWS, 60) for _ in range(26)] == [64] * 24 + [60] * 2
