@@ -58,7 +58,7 @@ def batches_of(case: str, lengths: Sequence[int]) -> Batches:
 
 def padded_for_us(batches: Batches) -> Batches:
     """To the lengths that programs are compiled for, as ``Predictor`` does once a job is long."""
-    from ibert_jax.inference.buckets import closest_lengths
+    from ibert_jax.inference.lengths import closest_lengths
 
     padded = []
     for ids, mask in batches:

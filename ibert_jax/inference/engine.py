@@ -15,14 +15,8 @@ import numpy as np
 from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from ibert_jax.inference.buckets import (
-    Batch,
-    FixedLengths,
-    GrowingLengths,
-    Lengths,
-    lengths_up_to,
-    make_batches,
-)
+from ibert_jax.inference.buckets import Batch, make_batches
+from ibert_jax.inference.lengths import FixedLengths, GrowingLengths, Lengths, lengths_up_to
 from ibert_jax.inference.tasks import Task
 from ibert_jax.integer.compiled import jit_program
 from ibert_jax.quantize.tensor import QuantizedTensor

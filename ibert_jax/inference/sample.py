@@ -8,7 +8,8 @@ from typing import Any, Self
 
 import numpy as np
 
-from ibert_jax.inference.buckets import FixedLengths, lengths_up_to, make_batches
+from ibert_jax.inference.buckets import make_batches
+from ibert_jax.inference.lengths import FixedLengths, lengths_up_to
 from ibert_jax.inference.tasks import Task
 from ibert_jax.tokenizer import Encoding, check_text
 

@@ -6,12 +6,8 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ibert_jax.inference.buckets import (
-    FixedLengths,
-    lengths_up_to,
-    make_batches,
-    row_counts,
-)
+from ibert_jax.inference.buckets import make_batches, row_counts
+from ibert_jax.inference.lengths import FixedLengths, lengths_up_to
 from ibert_jax.tokenizer import Encoding
 
 PAD = 7
@@ -41,12 +37,6 @@ def test_every_row_once(lengths: list[int], batch_size: int) -> None:
             assert (batch.input_ids[row][~real] == PAD).all()
         seen += batch.positions.tolist()
     assert sorted(seen) == list(range(len(lengths)))
-
-
-def test_lengths() -> None:
-    assert lengths_up_to(128) == (16, 24, 32, 48, 64, 96, 128)
-    assert lengths_up_to(100) == (16, 24, 32, 48, 64, 96, 100)
-    assert lengths_up_to(10) == (10,)
 
 
 def test_row_counts() -> None:

@@ -12,12 +12,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ibert_jax.inference import Predictor
-from ibert_jax.inference.buckets import GrowingLengths, closest_lengths
+from ibert_jax.inference.lengths import GrowingLengths, closest_lengths, lengths_up_to
 from ibert_jax.tokenizer import Tokenizer
 
 from .conftest import CountingProgram
 
 ROWS = 8
+
+
+def test_a_fixed_few() -> None:
+    assert lengths_up_to(128) == (16, 24, 32, 48, 64, 96, 128)
+    assert lengths_up_to(100) == (16, 24, 32, 48, 64, 96, 100)
+    assert lengths_up_to(10) == (10,)
 
 
 @pytest.mark.parametrize("longest", [3, 12, 16, 17, 64, 100, 128, 510, 512, 8190])
