@@ -27,6 +27,7 @@ from jax.experimental import topologies
 from jax.sharding import AbstractDevice, AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
 import ibert_jax as ib
+from ibert_jax.frozen import parts as batch_parts
 from ibert_jax.models import layer_stack
 from ibert_jax.proof.walk_hlo import walk_hlo
 
@@ -78,7 +79,8 @@ def main() -> int:
     options = parser.parse_args()
     size = "small" if options.small else "base"
     prepare(options.cache / size, size)
-    layer_stack.LARGE = sys.maxsize  # all matrices stacked, as where the platform is a GPU
+    # As where the platform is a GPU: all matrices stacked, the batch whole.
+    layer_stack.LARGE = batch_parts.WORTH_IT = sys.maxsize
     program = ib.IntegerModel.load(options.cache / size / "frozen").with_kernels(options.kernels)
     compiled = compiled_for_h200(program, *map(int, options.case.split("x")))
     text = compiled.as_text()

@@ -16,6 +16,7 @@ from ibert_jax.config import IBertConfig
 from ibert_jax.frozen.blocked import block_attention
 from ibert_jax.frozen.fused import KERNELS, XLA, fuse_leaves
 from ibert_jax.frozen.network import name_leaves
+from ibert_jax.frozen.parts import in_parts, parts_of
 from ibert_jax.frozen.states import StateScales
 from ibert_jax.integer.compiled import jit_program, on_device
 from ibert_jax.layers.embedding import quantize_rows
@@ -250,15 +251,20 @@ def _run(
     output_attentions: bool,
     output_hidden_states: bool,
 ) -> Any:
-    network = model.network
+    network, shape, parts = model.network, inputs["attention_mask"].shape, 1
     if model.kernels != XLA:
         fuse_leaves(network, model.kernels, attention=not output_attentions)
     elif not output_attentions:
-        block_attention(network, inputs["attention_mask"].shape)
+        parts = 1 if output_hidden_states else parts_of(shape)
+        block_attention(network, (shape[0] // parts, *shape[1:]))
     name_leaves(network)
-    return network(
-        **inputs,
-        output_attentions=output_attentions,
-        output_hidden_states=output_hidden_states,
-        return_dict=True,
-    )
+
+    def run(inputs: dict[str, jax.Array]) -> Any:
+        return network(
+            **inputs,
+            output_attentions=output_attentions,
+            output_hidden_states=output_hidden_states,
+            return_dict=True,
+        )
+
+    return in_parts(run, inputs, parts)
