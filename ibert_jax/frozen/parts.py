@@ -14,9 +14,9 @@ from typing import Any
 import jax
 from jax import lax
 
-MOST = 1024
+MOST = 512
 """Tokens of a part, at most."""
-LEAST = 384
+LEAST = 256
 """Tokens of a part, at least: smaller products are slower."""
 WORTH_IT = 2048
 """Tokens of a batch from which on it is cut."""
