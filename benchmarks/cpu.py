@@ -58,11 +58,11 @@ def batches_of(case: str, lengths: Sequence[int]) -> Batches:
 
 def padded_for_us(batches: Batches) -> Batches:
     """To the lengths that programs are compiled for, as ``Predictor`` does once a job is long."""
-    from ibert_jax.inference.lengths import closest_lengths
+    from ibert_jax.inference.lengths import closest_lengths, next_of
 
     padded = []
     for ids, mask in batches:
-        length = next(n for n in closest_lengths(512) if n >= ids.shape[1])
+        length = next_of(closest_lengths(512), ids.shape[1])
         room = ((0, 0), (0, length - ids.shape[1]))
         padded.append((np.pad(ids, room, constant_values=1), np.pad(mask, room)))
     return padded

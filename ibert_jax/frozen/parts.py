@@ -25,7 +25,9 @@ SHARED = "head_mask"
 
 
 def parts_of(shape: Sequence[Any]) -> int:
-    """Into how many parts of equally many rows a batch is cut; 1 if that does not pay.
+    """Into how many parts of equally many rows a batch is cut; 1 where that does not pay.
+
+    On other platforms than CPUs it does not, nor where no number of rows makes parts of that size.
 
     Args:
         shape: of the tokens, [..., T]; of an export, some of it symbols, which leave it whole.

@@ -48,14 +48,11 @@ class Engine:
         self._rows = NamedSharding(mesh, PartitionSpec("rows"))
         everywhere = NamedSharding(mesh, PartitionSpec())
         self._graph: Any = None
-        integers = not isinstance(program, nnx.Module) and task.config.force_dequant == "none"
-        self._lengths: Lengths = (
-            GrowingLengths(task.max_length)
-            if integers
-            else FixedLengths(lengths_up_to(task.max_length))
-        )
+        self._lengths: Lengths = FixedLengths(lengths_up_to(task.max_length))
         if isinstance(program, nnx.Module):
             self._graph, program = nnx.split(program)
+        elif task.config.force_dequant == "none":  # all integers, which padding does not change
+            self._lengths = GrowingLengths(task.max_length)
         self._parameters = jax.device_put(program, everywhere)
 
     def run(self, encodings: Sequence[Encoding]) -> list[Any]:
@@ -103,6 +100,7 @@ class Engine:
     def _collect_all(
         self, pending: deque[tuple[Batch, Any]], encodings: Sequence[Encoding], parts: list[Any]
     ) -> None:
+        """The same for all that are being computed."""
         while pending:
             self._collect(*pending.popleft(), encodings, parts)
 

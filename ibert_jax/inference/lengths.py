@@ -1,7 +1,7 @@
 """The lengths, in tokens, that batches are padded to.
 
 Every length is a program to compile, which takes as long as computing some thousand tokens; padding
-takes time too. `lengths_up_to` are a fixed few, at most a third apart from 24 tokens on.
+takes time too. `lengths_up_to` are a fixed few.
 `GrowingLengths` begin with fewer and end with more: a closer length joins them when the padding
 that it would have spared has cost as much as it will cost itself.
 """
@@ -17,7 +17,7 @@ _SHORTEST = 16
 
 
 def lengths_up_to(longest: int) -> tuple[int, ...]:
-    """The padded lengths in use, in tokens.
+    """A few lengths, in tokens, at most a third apart from 24 on.
 
     >>> lengths_up_to(100)
     (16, 24, 32, 48, 64, 96, 100)
@@ -77,8 +77,8 @@ class GrowingLengths:
 
     def __init__(self, longest: int) -> None:
         self._all = closest_lengths(longest)
-        few = tuple(2**power for power in range(4, longest.bit_length()))
-        self._few = [*(length for length in few if length < longest), longest]
+        few = lengths_up_to(longest)
+        self._few = [n for n in few if n.bit_count() == 1 or n == longest]
         self._in_use: dict[int, list[int]] = {}
         self._spared: dict[int, dict[int, int]] = defaultdict(lambda: defaultdict(int))
         self._compiling = self._computing = 0.0

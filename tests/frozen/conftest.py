@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Iterator
 
 import jax
 import numpy as np
+import pytest
 from flax import nnx
 
 import ibert_jax as ib
@@ -20,6 +22,21 @@ def inputs(batch: int, length: int, seed: int = 0) -> dict[str, np.ndarray]:
     mask = np.arange(length)[None] < rng.integers(1, length + 1, batch)[:, None]
     mask[0] = True
     return {"input_ids": np.where(mask, ids, 1), "attention_mask": mask.astype(np.int32)}
+
+
+def ragged(*shape: int) -> dict[str, np.ndarray]:
+    """Tokens of the models in tests/data/hashes; a row is full, one has one token, one none."""
+    ids = np.random.default_rng(0).integers(3, 100, shape, dtype=np.int32)
+    lengths = np.resize([shape[-1], 1, 0, shape[-1] // 2], shape[:-1])
+    mask = np.arange(shape[-1]) < lengths[..., None]
+    return {"input_ids": np.where(mask, ids, 1), "attention_mask": mask.astype(np.int32)}
+
+
+@pytest.fixture
+def forget() -> Iterator[None]:
+    """What was compiled with other limits serves nobody else."""
+    yield
+    jax.clear_caches()
 
 
 def make(scheme: str, spread: float = 0.1, **sizes: int) -> ib.IBertForSequenceClassification:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import jax
@@ -14,22 +13,12 @@ import ibert_jax as ib
 from ibert_jax.frozen import blocked
 from ibert_jax.proof import examine
 
+from .conftest import ragged
+
 MODELS = Path(__file__).parents[1] / "data" / "hashes"
 
 
-def batch(rows: int, length: int) -> dict[str, np.ndarray]:
-    """Random tokens; one row is full, one has a single token, one none."""
-    ids = np.random.default_rng(0).integers(3, 100, (rows, length), dtype=np.int32)
-    lengths = np.resize([length, 1, 0, length // 2], rows)
-    mask = np.arange(length) < lengths[:, None]
-    return {"input_ids": np.where(mask, ids, 1), "attention_mask": mask.astype(np.int32)}
-
-
-@pytest.fixture(autouse=True)
-def forget() -> Iterator[None]:
-    """What was compiled with other limits serves nobody else."""
-    yield
-    jax.clear_caches()
+pytestmark = pytest.mark.usefixtures("forget")
 
 
 def cut_into(monkeypatch: pytest.MonkeyPatch, *, block_bytes: int) -> None:
@@ -41,7 +30,7 @@ def cut_into(monkeypatch: pytest.MonkeyPatch, *, block_bytes: int) -> None:
 
 @pytest.mark.parametrize("scheme", ["channel", "reference"])
 def test_blocks_give_the_same_integers(scheme: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    program, given = ib.IntegerModel.load(MODELS / scheme), batch(6, 20)
+    program, given = ib.IntegerModel.load(MODELS / scheme), ragged(6, 20)
     given["head_mask"] = np.array([[1, 1], [0, 1]])
     plain = program.integers(**given)
     cut_into(monkeypatch, block_bytes=2 * 4 * 2 * 20 * 20)  # two examples
@@ -71,7 +60,7 @@ def test_blocks_divide_a_batch_and_fit_the_cache() -> None:
 def test_weights_that_are_wanted_are_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     cut_into(monkeypatch, block_bytes=0)
     program = ib.IntegerModel.load(MODELS / "channel")
-    outputs = program.integers(**batch(2, 12), output_attentions=True)
+    outputs = program.integers(**ragged(2, 12), output_attentions=True)
     weights, row_sums = outputs.attentions[0]
     assert weights.shape == (2, 2, 12, 12)
     assert jnp.array_equal(weights.astype(jnp.int32).sum(-1, keepdims=True), row_sums)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
 from pathlib import Path
 
 import jax
@@ -15,14 +14,12 @@ import ibert_jax as ib
 from ibert_jax.frozen import parts
 from ibert_jax.proof import examine
 
+from .conftest import ragged
+
 MODELS = Path(__file__).parents[1] / "data" / "hashes"
 
 
-@pytest.fixture(autouse=True)
-def forget() -> Iterator[None]:
-    """What was compiled with other limits serves nobody else."""
-    yield
-    jax.clear_caches()
+pytestmark = pytest.mark.usefixtures("forget")
 
 
 def cut_small(monkeypatch: pytest.MonkeyPatch, tokens: int) -> None:
@@ -33,17 +30,9 @@ def cut_small(monkeypatch: pytest.MonkeyPatch, tokens: int) -> None:
     jax.clear_caches()
 
 
-def batch(*shape: int) -> dict[str, np.ndarray]:
-    """Random tokens; one row is full, one has a single token, one none."""
-    ids = np.random.default_rng(0).integers(3, 100, shape, dtype=np.int32)
-    lengths = np.resize([shape[-1], 1, 0, shape[-1] // 2], shape[:-1])
-    mask = np.arange(shape[-1]) < lengths[..., None]
-    return {"input_ids": np.where(mask, ids, 1), "attention_mask": mask.astype(np.int32)}
-
-
 @pytest.mark.parametrize("scheme", ["channel", "reference"])
 def test_parts_give_the_same_integers(scheme: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    program, given = ib.IntegerModel.load(MODELS / scheme), batch(6, 20)
+    program, given = ib.IntegerModel.load(MODELS / scheme), ragged(6, 20)
     given["head_mask"] = np.array([[1, 1], [0, 1]])
     options = {"output_hidden_states": False, "output_attentions": False}
     plain = program.integers(**given, **options)
@@ -53,17 +42,6 @@ def test_parts_give_the_same_integers(scheme: str, monkeypatch: pytest.MonkeyPat
     jax.tree.map(np.testing.assert_array_equal, program.integers(**given, **options), plain)
     states = program.integers(**given, output_hidden_states=True).hidden_states
     assert len(states) == 3 and states[0].shape[:2] == (6, 20), "whole, where all is wanted"
-
-
-def test_choices_are_cut_by_their_prompts(
-    tiny_choices: ib.IntegerModel, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    given = batch(6, 3, 8)
-    plain = tiny_choices.integers(**given).logits
-    cut_small(monkeypatch, 48)
-    assert parts.parts_of((6, 3, 8)) == 3
-    np.testing.assert_array_equal(tiny_choices.integers(**given).logits, plain)
-    assert plain.shape == (6, 3) and len(np.unique(plain)) > 1
 
 
 @pytest.fixture
@@ -77,7 +55,18 @@ def tiny_choices() -> ib.IntegerModel:
         max_position_embeddings=20,
     )
     model = ib.IBertForMultipleChoice(config, rngs=nnx.Rngs(0))
-    return ib.freeze(ib.calibrate(model, [batch(4, 2, 8)]))
+    return ib.freeze(ib.calibrate(model, [ragged(4, 2, 8)]))
+
+
+def test_choices_are_cut_by_their_prompts(
+    tiny_choices: ib.IntegerModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = ragged(6, 3, 8)
+    plain = tiny_choices.integers(**given).logits
+    cut_small(monkeypatch, 48)
+    assert parts.parts_of((6, 3, 8)) == 3
+    np.testing.assert_array_equal(tiny_choices.integers(**given).logits, plain)
+    assert plain.shape == (6, 3) and len(np.unique(plain)) > 1
 
 
 def test_a_program_in_parts_is_certified(monkeypatch: pytest.MonkeyPatch) -> None:
