@@ -26,7 +26,7 @@ from jax.interpreters import batching, mlir
 DotDimensions = tuple[
     tuple[tuple[int, ...], tuple[int, ...]], tuple[tuple[int, ...], tuple[int, ...]]
 ]
-LANES = 16
+COPIES = 4
 """Equal rows or columns of a matmul that stands for a vector: XLA runs a lone one in int32."""
 ZERO_POINT = 128
 """What is added to an int8 activation so that it travels as uint8."""
@@ -87,8 +87,10 @@ def int8_linear(
 
     def unsigned(q: jax.Array, weight: Matrix, _: jax.Array, bias: jax.Array) -> jax.Array:
         a = to_unsigned(q)
+        if alone := q.ndim > 1 and all(isinstance(n, int) and n == 1 for n in q.shape[:-1]):
+            a = jnp.broadcast_to(a, (*a.shape[:-2], COPIES, a.shape[-1]))
         product = of_matrix(weight, lambda w: dot_u8_s8(a, w, dimensions))
-        return product + bias.reshape(shape)
+        return (product[..., :1, :] if alone else product) + bias.reshape(shape)
 
     def signed(q: jax.Array, weight: Matrix, bias: jax.Array, _: jax.Array) -> jax.Array:
         product = of_matrix(weight, lambda w: dot_s8(q, w, dimensions))
@@ -102,7 +104,7 @@ def int8_scores(query: jax.Array, key: jax.Array) -> jax.Array:
     dimensions = (((2,), (2,)), ((0,), (0,)))
 
     def unsigned(query: jax.Array, key: jax.Array) -> jax.Array:
-        zero = jnp.full((query.shape[0], LANES, query.shape[2]), ZERO_POINT, jnp.uint8)
+        zero = jnp.full((query.shape[0], COPIES, query.shape[2]), ZERO_POINT, jnp.uint8)
         surplus = dot_u8_s8(zero, key, dimensions)[:, :1]  # 128 sum_d key, for each key
         return dot_u8_s8(to_unsigned(query), key, dimensions) - surplus
 
@@ -121,8 +123,8 @@ def row_sum_u8(x: jax.Array) -> jax.Array:
 
     def by_matmul(x: jax.Array) -> jax.Array:
         folded = x.reshape(-1, *x.shape[-2:])
-        ones = jnp.ones((folded.shape[0], x.shape[-1], LANES), jnp.int8)
-        sums = dot_u8_s8(folded, ones, (((2,), (1,)), ((0,), (0,))))[..., :1]
+        ones = jnp.ones((folded.shape[0], COPIES, x.shape[-1]), jnp.int8)
+        sums = dot_u8_s8(folded, ones, (((2,), (2,)), ((0,), (0,))))[..., :1]
         return sums.reshape(*x.shape[:-1], 1)
 
     def plainly(x: jax.Array) -> jax.Array:
