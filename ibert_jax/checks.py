@@ -208,6 +208,19 @@ def check_class_labels(
     _check_range("labels", labels, 0, classes - 1, hint, also=IGNORED_LABEL)
 
 
+def check_scored_tokens(scored_tokens: Any, shape: Sequence[int]) -> None:
+    """Integers [batch, scored], at least one each, in 0..sequence-1."""
+    name, (batch, length) = "scored_tokens", shape
+    _check_integers(name, scored_tokens)
+    given = tuple(scored_tokens.shape)
+    if len(given) != 2 or given[0] != batch or given[1] == 0:
+        raise ValueError(
+            f"{name} must have shape [batch, scored] = [{batch}, at least 1], got {list(given)}"
+            f"{_hint_of_rank(scored_tokens, 2)}"
+        )
+    _check_range(name, scored_tokens, 0, length - 1, "they count within the given sequence")
+
+
 def check_span(start_positions: Any, end_positions: Any, batch: int) -> None:
     """Integers [batch] or [batch, 1], both or none given; any value, see ``span_loss``."""
     pair = {"start_positions": start_positions, "end_positions": end_positions}

@@ -103,7 +103,7 @@ class IntegerModel:
         inputs_embeds: Any = None,
         output_attentions: bool | None = None,
         output_hidden_states: bool | None = None,
-        **unknown: Any,
+        **own: Any,
     ) -> Any:
         """Run the program; nothing but integer operations.
 
@@ -119,6 +119,8 @@ class IntegerModel:
                 ``quantize_embeds`` makes them.
             output_attentions, output_hidden_states: whether to return them; the
                 configuration's if None.
+            own: arguments of its own that the model that was frozen takes: ``scored_tokens`` of
+                ``IBertForMaskedLM``.
 
         Returns:
             The outputs of the model that was frozen, int32; ``scale_of`` gives their scales.
@@ -137,11 +139,12 @@ class IntegerModel:
             "output_attentions": output_attentions,
             "output_hidden_states": output_hidden_states,
         }
-        checks.check_names(unknown, [*arguments, *options], "an integer program")
+        known = [*arguments, *options, *self.kind.own_arguments]
+        checks.check_names(own, known, "an integer program")
         for name, value in options.items():
             checks.check_flag(name, value)
             options[name] = getattr(self.config, name) if value is None else value
-        inputs = self.kind.prepared(self.config, "frozen", **arguments).arguments()
+        inputs = self.kind.prepared(self.config, "frozen", **arguments, **own)
         return _run(dataclasses.replace(self, states=None), inputs, **options)
 
     def __call__(

@@ -250,7 +250,7 @@ class Slot(Stretch):
 class MaskedLM(Task):
     """What stands where a token was masked. top_k: how many candidates a mask.
 
-    A text is computed once a mask: only the scores at one token of each leave the device.
+    A text is computed once a mask, and scored at that mask alone.
     """
 
     top_k: int = 5
@@ -282,9 +282,15 @@ class MaskedLM(Task):
         return {"slot": np.asarray(slots, np.int32)}
 
     @staticmethod
+    def arguments(batch: dict[str, Any]) -> dict[str, Any]:
+        arguments = Task.arguments(batch)
+        if "slot" in batch:  # a sample to calibrate with has none: every token counts there
+            arguments["scored_tokens"] = batch["slot"][:, None]
+        return arguments
+
+    @staticmethod
     def select(outputs: Any, batch: dict[str, jax.Array]) -> Any:
-        rows = jnp.arange(batch["slot"].shape[0], dtype=jnp.int32)
-        return value_of(outputs.logits)[rows, batch["slot"]]
+        return value_of(outputs.logits)[:, 0]
 
     def reduce(self, arrays: Any, encoding: Encoding) -> Any:
         """The best candidates; of equal ones the smaller id first."""

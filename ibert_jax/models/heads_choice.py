@@ -14,12 +14,11 @@ from ibert_jax.layers.dropout import Dropout
 from ibert_jax.layers.linear import QuantLinear
 from ibert_jax.models.heads import IBertHeadModel
 from ibert_jax.models.inputs import (
+    Array,
     EncoderArguments,
-    EncoderInputs,
     Life,
     as_array,
     as_int32,
-    encoder_inputs,
 )
 from ibert_jax.models.losses import cross_entropy
 from ibert_jax.models.outputs import MultipleChoiceModelOutput
@@ -49,16 +48,13 @@ class IBertForMultipleChoice(IBertHeadModel):
         return batch_size, 2, sequence_length
 
     @classmethod
-    def prepared(cls, config: IBertConfig, life: Life, **arguments: Any) -> EncoderInputs:
-        """The arguments of a call, checked, in the shape of choices."""
+    def prepared(cls, config: IBertConfig, life: Life, **arguments: Any) -> dict[str, Array]:
+        """The arguments of a call by name, checked, in the shape of choices."""
         flat, (batch, choices) = flattened(arguments)
-        inputs = encoder_inputs(config, life, **flat)
-        shaped = {
-            name: value.reshape(batch, choices, *value.shape[1:])
-            for name, value in inputs.arguments().items()
-            if name != "head_mask"
+        return {
+            name: value if name == "head_mask" else value.reshape(batch, choices, *value.shape[1:])
+            for name, value in super().prepared(config, life, **flat).items()
         }
-        return inputs._replace(**shaped)
 
     def __call__(
         self,

@@ -15,7 +15,7 @@ from ibert_jax.layers.linear import QuantLinear
 from ibert_jax.layers.tanh import IntTanh
 from ibert_jax.models.embeddings import IBertEmbeddings
 from ibert_jax.models.encoder import IBertEncoder
-from ibert_jax.models.inputs import Life
+from ibert_jax.models.inputs import Life, encoder_inputs
 from ibert_jax.models.outputs import BaseModelOutputWithPoolingAndCrossAttentions
 from ibert_jax.models.pretrained import IBertPreTrainedModel
 from ibert_jax.quantize.schemes import SCHEMES
@@ -96,7 +96,7 @@ class IBertModel(IBertPreTrainedModel):
         """
         self.refuse_unknown(unknown)
         named = self.option("return_dict", return_dict)
-        inputs = self.prepared(
+        inputs = encoder_inputs(
             self.config,
             self.life,
             input_ids=input_ids,

@@ -20,7 +20,7 @@ from ibert_jax.config import IBertConfig
 from ibert_jax.layers.initial import LateRngs, draw_late, is_late
 from ibert_jax.layers.leaf import Leaf, leaves_of, set_life
 from ibert_jax.layers.widths import BACKBONE, set_widths
-from ibert_jax.models.inputs import EncoderArguments, EncoderInputs, Life, encoder_inputs
+from ibert_jax.models.inputs import Array, EncoderArguments, Life, encoder_inputs
 
 logger = logging.getLogger(__name__)
 
@@ -39,6 +39,8 @@ class IBertPreTrainedModel(nnx.Module):
     head: ClassVar[str]
     structure: ClassVar[tuple[str, ...]] = ()
     """Arguments of the constructor, besides the configuration, that decide which parts it has."""
+    own_arguments: ClassVar[tuple[str, ...]] = ()
+    """Arguments of a call that an integer program takes besides the encoder's."""
     config: IBertConfig
 
     def __init__(self, config: IBertConfig) -> None:
@@ -80,9 +82,9 @@ class IBertPreTrainedModel(nnx.Module):
         return batch_size, sequence_length
 
     @classmethod
-    def prepared(cls, config: IBertConfig, life: Life, **arguments: Any) -> EncoderInputs:
-        """The arguments of a call, checked, with defaults filled in."""
-        return encoder_inputs(config, life, **arguments)
+    def prepared(cls, config: IBertConfig, life: Life, **arguments: Any) -> dict[str, Array]:
+        """The arguments of a call by name, checked, with defaults filled in."""
+        return encoder_inputs(config, life, **arguments).arguments()
 
     def option(self, name: str, value: bool | None) -> bool:
         """An option of a call: as given, or the configuration's."""

@@ -196,6 +196,63 @@ def test_every_head_is_certified(kind: str) -> None:
     assert certificate.ok and set(certificate.float_operations.values()) == {0}
 
 
+SCORED = np.array([[3, 0, LENGTH - 1], [1, 1, 2]] * (ROWS // 2))
+
+
+@pytest.mark.parametrize("rows", [ROWS, 1])
+def test_some_tokens_are_scored_as_among_all(rows: int) -> None:
+    """A lone token of a lone example too, which is multiplied as several."""
+    head = trained("masked_lm")
+    batch = {name: array[:rows] for name, array in head.batch.items()}
+    for scored in (SCORED[:rows], SCORED[:rows, :1]):
+        picked = (np.arange(rows)[:, None], scored)
+        every = np.asarray(head.program.integers(**batch).logits)
+        some = head.program.integers(**batch, scored_tokens=scored).logits
+        np.testing.assert_array_equal(some, every[picked])
+        logits = head.program(**batch, scored_tokens=scored).logits
+        np.testing.assert_array_equal(logits, head.program(**batch).logits[picked])
+
+
+def test_some_tokens_are_trained_as_they_run() -> None:
+    head = trained("masked_lm")
+    graph, params, rest = nnx.split(head.model, nnx.Param, ...)
+    target = np.where(SCORED < 5, SCORED, -100)
+
+    @jax.jit
+    def step(params: Any, batch: Any) -> Any:
+        def loss(params: Any) -> Any:
+            merged = nnx.merge(graph, params, rest)
+            outputs = merged(**batch, scored_tokens=SCORED, labels=target)
+            return outputs.loss, outputs
+
+        return jax.grad(loss, has_aux=True)(params)
+
+    gradients, outputs = step(params, head.batch)
+    assert_equal(head.program.integers(**head.batch, scored_tokens=SCORED), outputs)
+    assert all(np.isfinite(leaf).all() and leaf.any() for leaf in jax.tree.leaves(gradients))
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class AtSomeTokens:
+    """A program that scores the vocabulary where the tokens themselves say."""
+
+    program: ib.IntegerModel
+
+    @property
+    def config(self) -> ib.IBertConfig:
+        return self.program.config
+
+    def integers(self, input_ids: Any, attention_mask: Any) -> Any:
+        scored = input_ids[:, :3] % input_ids.shape[1]
+        return self.program.integers(input_ids, attention_mask=attention_mask, scored_tokens=scored)
+
+
+def test_scores_of_some_tokens_are_certified() -> None:
+    certificate = ib.certify(AtSomeTokens(trained("masked_lm").program), 2, LENGTH)
+    assert certificate.ok and certificate.overflow is not None
+
+
 @pytest.mark.parametrize("kind", MODELS)
 def test_every_head_is_saved_and_loaded(kind: str, tmp_path: Path) -> None:
     head = trained(kind)

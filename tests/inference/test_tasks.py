@@ -50,12 +50,15 @@ class TableProgram:
     config: IBertConfig = field(metadata={"static": True})
     kind: Any = field(metadata={"static": True})
 
-    def __call__(self, input_ids: Any, *, attention_mask: Any, **_: Any) -> Any:
+    def __call__(
+        self, input_ids: Any, *, attention_mask: Any, scored_tokens: Any = None, **_: Any
+    ) -> Any:
         rows = self.table[input_ids]
         if self.kind.head == "question_answering":
             return SimpleNamespace(start_logits=rows[..., 0], end_logits=rows[..., 1])
         if self.kind.head == "masked_lm":  # what stands before, once more
-            return SimpleNamespace(logits=jnp.roll(rows, 1, axis=1))
+            before = jnp.roll(rows, 1, axis=1)
+            return SimpleNamespace(logits=before[jnp.arange(len(rows))[:, None], scored_tokens])
         if self.kind.head == "multiple_choice":
             return SimpleNamespace(logits=jnp.where(attention_mask == 1, rows[..., 0], 0).sum(-1))
         return SimpleNamespace(logits=rows)

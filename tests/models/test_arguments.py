@@ -69,6 +69,10 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "three layers": ({"head_mask": np.ones((3, 2))}, r"shape \[2\] or \[2, 2\], got \[3, 2\]"),
     "position": ({"position_ids": IDS + 6}, "position_ids must lie in 0..11, got 12"),
     "token type": ({"token_type_ids": IDS}, "token_type_ids must lie in 0..1"),
+    "scored tokens' rank": ({"scored_tokens": np.zeros(2, int)}, r"add a batch dimension"),
+    "scored tokens' batch": ({"scored_tokens": np.zeros((3, 1), int)}, r"\[2, at least 1\], got"),
+    "no scored token": ({"scored_tokens": np.zeros((2, 0), int)}, r"at least 1\], got \[2, 0\]"),
+    "scored token": ({"scored_tokens": np.full((2, 1), 4)}, "must lie in 0..3, got 4"),
     "long": ({"input_ids": np.ones((1, 11), int)}, "at most 10 tokens, got 11"),
 }
 
@@ -78,6 +82,19 @@ def test_bad_arguments_get_a_sentence(models: dict[str, Any], case: str) -> None
     arguments, sentence = BAD[case]
     with pytest.raises(ValueError, match=sentence):
         models["IBertForMaskedLM"](**{"input_ids": IDS, **arguments})
+
+
+def test_some_tokens_are_scored_as_among_all(models: dict[str, Any]) -> None:
+    model, scored = models["IBertForMaskedLM"], np.array([[3, 0], [1, 1]])
+    every = np.asarray(model(IDS, attention_mask=MASK).logits)
+    some = model(IDS, attention_mask=MASK, scored_tokens=scored).logits
+    np.testing.assert_allclose(some, every[np.arange(2)[:, None], scored], rtol=0, atol=1e-6)
+    with pytest.raises(TypeError, match="IBertForTokenClassification has no argument scored_tok"):
+        models["IBertForTokenClassification"](IDS, scored_tokens=scored)
+    encoder = ib.IBertModel(CONFIG, rngs=nnx.Rngs(0))
+    program = ib.freeze(ib.calibrate(encoder, [{"input_ids": IDS}]))
+    with pytest.raises(TypeError, match="an integer program has no argument scored_tokens"):
+        program.integers(IDS, scored_tokens=scored)
 
 
 @pytest.mark.parametrize("name", ["return_dict", "output_attentions", "output_hidden_states"])
