@@ -23,6 +23,8 @@ from jax.extend.core import Primitive
 from jax.extend.mlir.dialects import stablehlo as hlo
 from jax.interpreters import batching, mlir
 
+from ibert_jax.integer.barrier import materialize
+
 DotDimensions = tuple[
     tuple[tuple[int, ...], tuple[int, ...]], tuple[tuple[int, ...], tuple[int, ...]]
 ]
@@ -104,8 +106,11 @@ def int8_scores(query: jax.Array, key: jax.Array) -> jax.Array:
     dimensions = (((2,), (2,)), ((0,), (0,)))
 
     def unsigned(query: jax.Array, key: jax.Array) -> jax.Array:
-        zero = jnp.full((query.shape[0], COPIES, query.shape[2]), ZERO_POINT, jnp.uint8)
-        surplus = dot_u8_s8(zero, key, dimensions)[:, :1]  # 128 sum_d key, for each key
+        # 128 sum_d key, for each key: of all heads' keys as the rows of one matrix, which are read
+        # as they lie, while the right operand of each head's product is packed first.
+        ones = jnp.ones((COPIES, key.shape[2]), jnp.int8)
+        sums = dot_s8(key.reshape(-1, key.shape[2]), ones, (((1,), (1,)), ((), ())))[:, 0]
+        surplus = materialize(ZERO_POINT * sums.reshape(key.shape[0], 1, key.shape[1]))
         return dot_u8_s8(to_unsigned(query), key, dimensions) - surplus
 
     def signed(query: jax.Array, key: jax.Array) -> jax.Array:
