@@ -14,6 +14,7 @@ from flax import nnx
 from ibert_jax import checks
 from ibert_jax.config import IBertConfig
 from ibert_jax.frozen.blocked import block_attention
+from ibert_jax.frozen.by_head import requantize_by_head
 from ibert_jax.frozen.fused import KERNELS, XLA, fuse_leaves
 from ibert_jax.frozen.network import name_leaves
 from ibert_jax.frozen.parts import in_parts, parts_of
@@ -259,7 +260,9 @@ def _run(
         fuse_leaves(network, model.kernels, attention=not output_attentions)
     elif not output_attentions:
         parts = 1 if output_hidden_states else parts_of(shape)
-        block_attention(network, (shape[0] // parts, *shape[1:]))
+        part = (shape[0] // parts, *shape[1:])
+        block_attention(network, part)
+        requantize_by_head(network, part)
     name_leaves(network)
 
     def run(inputs: dict[str, jax.Array]) -> Any:

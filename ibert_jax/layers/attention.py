@@ -61,12 +61,17 @@ class IntegerContext:
 
     def __call__(self, weights: tuple[jax.Array, jax.Array], value: jax.Array) -> jax.Array:
         """uint8 numerators, int32 row sums; int8 [B, T, H * D] -> int32 at 2^-21 value steps."""
+        return self.of_heads(weights, value).reshape(value.shape)
+
+    def of_heads(self, weights: tuple[jax.Array, jax.Array], value: jax.Array) -> jax.Array:
+        """The same with the heads apart: int32 [B, T, H, D]."""
         numerators, row_sum = weights
         batch, heads, length, _ = numerators.shape
         v = row_major(fold_heads(value, heads))
         folded = numerators.reshape(batch * heads, length, length)
         total = dot_u8_s8(folded, v, (((2,), (1,)), ((0,), (0,))))
-        return merge_heads(divide_by_row_sum(total.reshape(batch, heads, length, -1), row_sum))
+        mean = divide_by_row_sum(total.reshape(batch, heads, length, -1), row_sum)
+        return mean.transpose(0, 2, 1, 3)
 
 
 @jax.tree_util.register_dataclass
