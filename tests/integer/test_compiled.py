@@ -20,6 +20,25 @@ def test_outermost_nested_and_mapped() -> None:
     assert jax.jit(lambda: doubled(x, by=2))().tolist() == [0, 2, 4]
 
 
+def test_tracing_is_told_whatever_was_asked_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compiled, "_eager", None)
+    told = []
+
+    def ask(x: jax.Array) -> jax.Array:
+        told.append(compiled._tracing())
+        return x
+
+    x = jnp.arange(3)
+    jax.jit(ask)(x)  # before it was ever asked outside
+    ask(x)
+    ask(x)
+    jax.vmap(ask)(x)  # what does not depend on x is computed now
+    jax.jit(jax.vmap(ask))(x)
+    ask(x)
+    jax.make_jaxpr(lambda x: ask(x))(x)  # a function of its own: ask was traced before
+    assert told == [True, False, False, False, True, False, True]
+
+
 def test_a_compiler_that_does_not_know_the_option(monkeypatch: pytest.MonkeyPatch) -> None:
     assert all(compiled._known({name: value}) for name, value in compiled.OPTIONS.items())
     known = dict(compiled.OPTIONS)
