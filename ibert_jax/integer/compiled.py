@@ -19,6 +19,8 @@ OPTIONS: dict[str, Any] = {
     "xla_cpu_enable_concurrency_optimized_scheduler": False,
 }
 """How XLA compiles for CPU, where this version of it knows the option."""
+_eager: Any = None
+"""JAX's state when it was last found not to trace."""
 
 
 def jit_program(function: Callable[..., Any], **options: Any) -> Callable[..., Any]:
@@ -64,10 +66,6 @@ def _tracing() -> bool:
     if not tracing:
         _eager = state
     return tracing
-
-
-_eager: Any = None
-"""JAX's state when it was last found not to trace."""
 
 
 @functools.cache

@@ -14,7 +14,7 @@ import numpy as np
 
 from ibert_jax.checks import IGNORED_LABEL
 from ibert_jax.training.features import TokenizedExamples
-from ibert_jax.training.masking import Masking
+from ibert_jax.training.masking import Masking, guesses
 
 _MULTIPLE = 4
 """Bucket lengths are multiples of this: matmuls like whole vectors."""
@@ -26,8 +26,10 @@ class Batch:
 
     Attributes:
       inputs: the model's arguments, int32 [B, T], or [B, choices, T]: `input_ids`,
-        `attention_mask`, and `token_type_ids` where any is not 0.
-      targets: what it should say, int32 or float32: [B], or [B, T] with -100 for what is ignored.
+        `attention_mask`, and `token_type_ids` where any is not 0; where some are to be guessed,
+        `scored_tokens` [B, S], which.
+      targets: what it should say, int32 or float32: [B], or [B, T] with -100 for what is ignored,
+        or [B, S] of the scored tokens.
       weights: float32 [B], 1 for an example and 0 for filler. Filler repeats the first example,
         so that neither activation ranges nor attention meet anything unusual in it.
     """
@@ -112,14 +114,15 @@ class Batcher:
             return np.where(present, values[columns], np.int32(filler))
 
         ids = padded(examples.tokens, self.pad_token_id)
+        inputs = {"input_ids": ids, "attention_mask": present.astype(np.int32)}
         targets = {name: values[rows] for name, values in examples.targets.items()}
         if examples.token_targets is not None:
             labels = padded(examples.token_targets, IGNORED_LABEL)
             if self.masking is not None:
                 random = np.random.Generator(np.random.PCG64(np.random.SeedSequence(seed)))
-                ids, labels = self.masking(ids, labels, random)
+                inputs["input_ids"], labels = self.masking(ids, labels, random)
+                inputs["scored_tokens"], labels = guesses(labels, self.masking.room(length))
             targets["labels"] = labels
-        inputs = {"input_ids": ids, "attention_mask": present.astype(np.int32)}
         if examples.types is not None:
             inputs["token_type_ids"] = padded(examples.types, 0)
         weights = (np.arange(self.batch_size) < len(members)).astype(np.float32)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +11,10 @@ import numpy as np
 from ibert_jax.checks import IGNORED_LABEL
 
 _MASK_TOKENS = ("[MASK]", "<mask>")
+_DEVIATIONS = 4
+"""Standard deviations above the mean number of guesses for which there is room."""
+_MULTIPLE = 4
+"""The room is a multiple of this: matmuls like whole vectors."""
 
 
 @dataclass(frozen=True)
@@ -18,6 +23,9 @@ class Masking:
 
     probability: the share of tokens to be guessed. mask_token_id: what hides one. vocab_size:
     replacements are drawn below it.
+
+    An example has no more tokens to be guessed than there is `room` for, as BERT's own data have
+    at most `max_predictions_per_seq`, so that a model need score only those (`guesses`).
     """
 
     probability: float
@@ -35,12 +43,42 @@ class Masking:
         Returns:
           ids with some of them hidden or replaced, and targets, -100 for all that stay.
         """
-        guessed = (random.random(ids.shape) < self.probability) & (targets != IGNORED_LABEL)
+        draw = np.where(targets == IGNORED_LABEL, 1.0, random.random(ids.shape))
+        guessed = (draw < self.probability) & (_ranks(draw) < self.room(ids.shape[-1]))
         fate = random.random(ids.shape)
         drawn = random.integers(0, self.vocab_size, ids.shape, np.int32)
         changed = np.where(fate < 0.8, np.int32(self.mask_token_id), drawn)
         hidden = np.where(guessed & (fate < 0.9), changed, ids)
         return hidden, np.where(guessed, targets, np.int32(IGNORED_LABEL))
+
+    def room(self, length: int) -> int:
+        """How many of an example's tokens are to be guessed at most.
+
+        length: that to which the example is padded. At 15 % of up to 512 tokens, chance gives more
+        to one example in 30,000 or fewer.
+        """
+        mean = self.probability * length
+        most = mean + _DEVIATIONS * math.sqrt(mean * (1 - self.probability))
+        return min(math.ceil(most / _MULTIPLE) * _MULTIPLE, length)
+
+
+def guesses(targets: np.ndarray, room: int) -> tuple[np.ndarray, np.ndarray]:
+    """The tokens to be guessed, and what they are.
+
+    Args:
+      targets: int32 [B, T], -100 where nothing is to be guessed; at most `room` others a row.
+
+    Returns:
+      int32 [B, room] twice: places in [0, T), and the targets there. A row with fewer is filled
+      with other places, whose targets are -100.
+    """
+    places = np.argsort(targets == IGNORED_LABEL, axis=1, kind="stable")[:, :room]
+    return places.astype(np.int32), np.take_along_axis(targets, places, axis=1)
+
+
+def _ranks(values: np.ndarray) -> np.ndarray:
+    """How many of its row are smaller, [..., T]."""
+    return values.argsort(axis=-1).argsort(axis=-1)
 
 
 def masking_of(backend: Any, probability: float) -> Masking:

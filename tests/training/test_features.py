@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ibert_jax.tokenizer import Tokenizer
@@ -19,7 +19,7 @@ from ibert_jax.training.examples import (
 )
 from ibert_jax.training.features import TokenizedExamples, tokenize
 from ibert_jax.training.kinds import KINDS, best_span
-from ibert_jax.training.masking import Masking, masking_of
+from ibert_jax.training.masking import Masking, guesses, masking_of
 from ibert_jax.training.tasks import load_task
 
 CLS, PAD, SEP = 0, 1, 2
@@ -188,6 +188,37 @@ def test_masking_is_berts(tokenizer: Tokenizer) -> None:
     np.testing.assert_array_equal(hidden[~guessed], 50)
     with pytest.raises(ValueError, match=r"a tokenizer with one of \[MASK\], <mask>"):
         masking_of(tokenizer.backend, 0.15)
+
+
+@settings(deadline=None)
+@given(st.integers(1, 300), st.sampled_from([0.05, 0.15, 0.5, 0.99]), st.integers(0, 99))
+def test_there_is_room_for_all_guesses(length: int, probability: float, seed: int) -> None:
+    masking = Masking(probability, 3, 100)
+    ids = np.full((8, length), 50, np.int32)
+    _, labels = masking(ids, ids, np.random.default_rng(seed))
+    room = masking.room(length)
+    assert room <= length
+    places, found = guesses(labels, room)
+    assert places.shape == found.shape == (8, room)
+    assert places.dtype == found.dtype == np.int32
+    assert all(len(set(row)) == room for row in places.tolist())
+    again = np.full_like(labels, -100)
+    np.put_along_axis(again, places, found, axis=1)
+    np.testing.assert_array_equal(again, labels)
+
+
+def test_guesses_beyond_the_room_are_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    masking, ids = Masking(0.15, 3, 100), np.full((200, 128), 50, np.int32)
+    before = masking(ids, ids, np.random.default_rng(0))[1] != -100
+    assert masking.room(128) == 36
+    monkeypatch.setattr("ibert_jax.training.masking._DEVIATIONS", 0)
+    assert masking.room(128) == 20
+    hidden, labels = masking(ids, ids, np.random.default_rng(0))
+    kept = labels != -100
+    np.testing.assert_array_equal(kept.sum(axis=1), np.minimum(before.sum(axis=1), 20))
+    assert not (kept & ~before).any()
+    np.testing.assert_array_equal(hidden[~kept], 50)
+    assert 0.2 < (before.sum(axis=1) > 20).mean() < 0.6
 
 
 def test_masks_differ_by_epoch_and_not_by_where_it_is_entered(lines: TokenizedExamples) -> None:

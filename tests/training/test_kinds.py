@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
@@ -99,3 +100,44 @@ def test_learned(name: str, tokenizer_with_mask: Tokenizer) -> None:
     model.eval()
     primary = evaluate(model, data, task).primary
     assert primary > 0.6 if task.rising else primary < len(WORDS) / 2
+
+
+def test_guesses_alone_have_the_loss_of_a_batch(tokenizer_with_mask: Tokenizer) -> None:
+    """What is scored beside them counts nowhere: neither in the loss nor in the measures."""
+    task = load_task("wikitext2")
+    kind = KINDS[task.kind]
+    config = IBertConfig(
+        vocab_size=len(WORDS) + 1,
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=32,
+        max_position_embeddings=40,
+    )
+    model = kind.head(config, rngs=nnx.Rngs(0))
+    data = batches_of(
+        EXAMPLES["wikitext2"],
+        tokenizer=tokenizer_with_mask,
+        config=config,
+        task=task,
+        batch_size=8,
+        buckets=1,
+    )
+    batch = next(data.epoch((0,)))
+    inputs = dict(batch.inputs)
+    places, found = inputs.pop("scored_tokens"), batch.targets["labels"]
+    assert places.shape[1] < inputs["input_ids"].shape[1]
+    labels = np.full_like(inputs["input_ids"], -100)
+    np.put_along_axis(labels, places, found, axis=1)
+    weights = jnp.asarray(batch.weights)
+    some, every = model(**batch.inputs), model(**inputs)
+    assert some.logits.shape[:2] == places.shape
+    for one, other in zip(
+        kind.loss(some, {"labels": jnp.asarray(found)}, weights),
+        kind.loss(every, {"labels": jnp.asarray(labels)}, weights),
+        strict=True,
+    ):
+        np.testing.assert_allclose(one, other, rtol=1e-6)
+    one, other = kind.raw(some, {"labels": found}), kind.raw(every, {"labels": labels})
+    for name in ("loss", "hits", "count"):
+        np.testing.assert_allclose(one[name], other[name], rtol=1e-6)
