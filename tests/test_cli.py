@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import resource
 import shutil
 import subprocess
@@ -18,7 +19,7 @@ from flax import nnx
 import ibert_jax
 from ibert_jax.cli import build_parser, main
 from ibert_jax.config import IBertConfig
-from ibert_jax.models import IBertForSequenceClassification
+from ibert_jax.models import IBertForMaskedLM, IBertForSequenceClassification
 
 from .conftest import WORDS
 
@@ -138,6 +139,42 @@ def test_eval(
     assert cells[:4] == [str(tiny_checkpoint), f"{25 * right:.2f}", str(right), "4"]
     assert cells[-4:] == ["+0.00", "±", "0.00", "0"]
     assert second.split()[0] == str(other)
+
+
+def test_eval_of_what_fills_masks(
+    tiny_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Lines are joined and cut anew: answers belong to the pieces, fewer than the lines."""
+    words = json.loads((tiny_checkpoint / "tokenizer.json").read_text())
+    mask = {"id": len(WORDS), "content": "[MASK]", "special": True, "single_word": False}
+    mask |= {"lstrip": False, "rstrip": False, "normalized": False}
+    words["added_tokens"] = [*words["added_tokens"], mask]
+    for name, positions in (("one", 34), ("other", 34), ("shorter", 18)):
+        config = IBertConfig(
+            vocab_size=len(WORDS) + 1,
+            hidden_size=16,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            intermediate_size=32,
+            max_position_embeddings=positions,
+            initializer_range=0.3,
+        )
+        model = IBertForMaskedLM(config, rngs=nnx.Rngs(len(name)))
+        model.save_pretrained(tmp_path / name)
+        (tmp_path / name / "tokenizer.json").write_text(json.dumps(words))
+    data = tmp_path / "dev.txt"
+    data.write_text("".join(f"{text}\n" for text in SENTENCES * 30))
+    command = ["--task", "wikitext2", "--data", str(data)]
+    models = [str(tmp_path / name) for name in ("one", "one", "other")]
+    assert main(["eval", *models, *command, "--json"]) == 0
+    first, same, other = _records(capsys)
+    assert first["examples"] == 120
+    assert 1 < first["perplexity"] < 100
+    assert (same["difference"], same["difference_error"]) == (0, 0)
+    assert same["perplexity"] == first["perplexity"] != other["perplexity"]
+    assert other["difference_error"] > 0
+    message = _fails(capsys, "eval", models[0], tmp_path / "shorter", *command)
+    assert re.search(r"cut the text alike, got \d+ pieces from .* give --max-length", message)
 
 
 def test_bad_texts(

@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ibert_jax.commands import console
@@ -26,10 +27,14 @@ _COMPARED = ("classification", "token_classification", "question_answering", "mu
 
 @dataclass(frozen=True)
 class _Result:
-    """One model's answers and measures, how much they differ from the first's, how fast it was."""
+    """One model's answers and measures, how much they differ from the first's, how fast it was.
+
+    answers: one for each of `source`.
+    """
 
     model: str
     answers: list[Any]
+    source: Sequence[Any] = field(repr=False)
     measures: dict[str, float]
     primary: float
     tokens_per_second: float
@@ -98,7 +103,7 @@ def run(args: argparse.Namespace) -> int:
     ]
     names = [models[0].config.id2label[index] for index in range(len(labels))]
     first = results[0]
-    results[1:] = [_beside(first, result, examples, task, names) for result in results[1:]]
+    results[1:] = [_beside(first, result, task, names) for result in results[1:]]
     print(_json(results, len(examples)) if args.json else _table(results, task))
     return 0
 
@@ -135,20 +140,26 @@ def _evaluate(
             f"{model.config.id2label[int(found.answers[0])]!r}; a model that "
             "tells nothing apart agrees with any other such model"
         )
-    return _Result(name, found.answers, found.measures, found.primary, speed)
+    return _Result(name, found.answers, data.examples.source, found.measures, found.primary, speed)
 
 
-def _beside(
-    first: _Result, result: _Result, examples: list[Any], task: Any, names: list[str]
-) -> _Result:
+def _beside(first: _Result, result: _Result, task: Any, names: list[str]) -> _Result:
     """The same result, held against the first model's."""
     from ibert_jax.training import difference_error
 
+    if len(first.source) != len(result.source):
+        raise ValueError(
+            f"expected models that cut the text alike, got {len(first.source)} pieces from "
+            f"{first.model} and {len(result.source)} from {result.model}: compare models of one "
+            "tokenizer and length, or give --max-length"
+        )
     pairs = zip(result.answers, first.answers, strict=True)
     return replace(
         result,
         difference=result.primary - first.primary,
-        difference_error=difference_error(first.answers, result.answers, examples, task, names),
+        difference_error=difference_error(
+            first.answers, result.answers, result.source, task, names
+        ),
         other_answers=sum(mine != base for mine, base in pairs),
     )
 

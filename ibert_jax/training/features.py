@@ -32,7 +32,8 @@ class TokenizedExamples:
       choices: texts an example.
       truncated: how many examples lost tokens at their end.
       left_out: how many could not be learned from.
-      source: the examples, from `read_examples`. places: where in these a token stands, int32
+      source: what is answered: the examples, from `read_examples`, or, where lines were joined, the
+        tokens of each example. places: where in these a token stands, int32
         [tokens] or [tokens, 2], -1 for none: its word, if it is the first of that word, or the
         characters of the context at which it starts and ends. owners: int64 [examples], to which
         of `source` an example belongs.
@@ -236,9 +237,9 @@ def _lines(examples: Sequence[Any], tokenizer: Tokenizer, max_length: int) -> To
     lines = backend.encode_batch([e.text for e in examples], add_special_tokens=False)
     stream = np.concatenate([np.asarray(line.ids, np.int32) for line in lines])
     room = max_length - len(before) - len(after)
+    pieces = [stream[start : start + room] for start in range(0, len(stream), room)]
     tokens, targets = [], []
-    for start in range(0, len(stream), room):
-        piece = stream[start : start + room]
+    for piece in pieces:
         tokens.append(np.concatenate([before, piece, after]))
         ignored = [np.full(len(some), IGNORED_LABEL, np.int32) for some in (before, after)]
         targets.append(np.concatenate([ignored[0], piece, ignored[1]]))
@@ -248,7 +249,7 @@ def _lines(examples: Sequence[Any], tokenizer: Tokenizer, max_length: int) -> To
         starts=starts,
         targets={},
         token_targets=np.concatenate(targets),
-        source=examples,
+        source=pieces,
     )
 
 
