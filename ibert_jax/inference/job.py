@@ -134,9 +134,10 @@ def _asked(
             yield Refused(row.problem or "no value")
             continue
         try:
-            yield predictor.task.row(row.cells)
+            asked = predictor.task.row(row.cells)
         except (TypeError, ValueError) as error:
-            yield Refused(str(error))
+            asked = Refused(str(error))
+        yield asked
 
 
 def _formatter(output: Path) -> Callable[[Row, Result, bool, bool], str]:

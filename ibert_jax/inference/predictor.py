@@ -250,7 +250,8 @@ class Predictor:
                 self.task.check(row)
                 characters += self.task.size(row)
             except (TypeError, ValueError) as error:
-                window.refusals[len(window.rows)] = error
+                # Where it arose is told to nobody, and would hold on to all that is open here.
+                window.refusals[len(window.rows)] = error.with_traceback(None)
             window.rows.append(row)
         return window, None
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import gc
 import json
 import os
 import random
@@ -192,6 +193,24 @@ def test_goes_on_where_it_was(
         table = list(csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE))
     assert [int(row["line"]) for row in table] == [n for n in range(1, 151) if n not in BAD]
     assert json.loads(table[0]["probabilities"]).keys() == {"negative", "positive"}
+
+
+def test_a_stopped_job_lets_go_of_its_input(
+    predictor: Predictor, rows: Path, tmp_path: Path
+) -> None:
+    """At once, not when the garbage collector comes by; rows were refused before it stopped."""
+
+    def stop(done: journal.Progress, source: Source) -> None:
+        if done.rows == 96:
+            raise Killed
+
+    gc.disable()
+    try:
+        with pytest.raises(Killed):
+            _run(predictor, rows, tmp_path / "answers.jsonl", report=stop)
+        assert str(rows) not in {os.path.realpath(link) for link in Path("/proc/self/fd").iterdir()}
+    finally:
+        gc.enable()
 
 
 def test_another_job_is_refused(
