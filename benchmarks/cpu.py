@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import statistics
 import sys
 import time
@@ -28,7 +27,8 @@ from typing import Any
 import cpu_contenders
 import numpy as np
 from cpu_contenders import CONTENDERS, OURS, PREPARE, VOCABULARY
-from workers import Worker, versions
+from machine import cpu_name, versions
+from workers import Worker
 
 from ibert_jax.files import write_whole
 
@@ -186,13 +186,6 @@ def show(case: str, found: dict[str, Any], tokens: int) -> None:
             f"{e['first']:13.2f} {e['peak_mib']:9.0f}",
             flush=True,
         )
-
-
-def cpu_name() -> str:
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            return line.split(":")[1].strip()
-    return platform.processor()
 
 
 def main() -> None:

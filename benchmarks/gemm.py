@@ -6,8 +6,9 @@ For each product of RoBERTa-base at so many sentences of so many tokens: the int
 package lowers it here, into int32; the same with its requantization, GELU or residual, compiled by
 XLA; on NVIDIA GPUs the fused kernel (``--tune`` tries several ways to cut it); and the product in
 float32 and bfloat16. In G operations a second, and as a share of the machine's best: the fastest
-int8 product of a large square matrix that was found here, in the same run. Every one passes over
-several inputs in turn, so that none waits for it in a cache.
+int8 product of a large square matrix in the same run. All are compiled first and then take turns,
+and medians over the rounds are told. Every one passes over several inputs, so that none waits for
+it in a cache.
 """
 
 from __future__ import annotations
@@ -25,14 +26,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from machine import device_name, versions
 
 from ibert_jax.files import write_whole
+from ibert_jax.integer.compiled import jit_program
 from ibert_jax.integer.dyadic import Multiplier, requantize, requantize_sum
 from ibert_jax.integer.gelu import igelu
 from ibert_jax.integer.matmul import dot_s8, dot_u8_s8, int8_linear, shift_bias, to_unsigned
 
 GPU = jax.default_backend() == "gpu"
-ROUNDS = 7
+SQUARE = "square"
+Turn = Callable[[], float]
+"""Measures seconds."""
 
 
 class Product(NamedTuple):
@@ -85,25 +90,29 @@ def epilogue(x: jax.Array, values: Any, *residual: jax.Array) -> jax.Array:
 # ---------------------------------------------------------------------------------- measuring
 
 
-def seconds(function: Callable[..., jax.Array], inputs: list[Any], *shared: Any) -> float:
-    """Median seconds of one call, over several inputs within one program."""
+def prepared(function: Callable[..., jax.Array], inputs: list[Any], *shared: Any) -> Turn:
+    """Compiles; returns what measures the seconds of one call, the mean over several inputs.
 
-    @jax.jit
-    def run(inputs: list[Any], *shared: Any) -> list[jax.Array]:
-        found = []
-        for arguments in inputs:
-            # Whole, before one element of it is kept.
-            result = lax.optimization_barrier(function(*arguments, *shared))
-            found.append(result[(0,) * result.ndim])
-        return found
+    To a GPU they are one program, so that it never waits to be called. A CPU would compute them
+    side by side, and answers before it is called again.
+    """
 
-    jax.block_until_ready(run(inputs, *shared))
-    found = []
-    for _ in range(ROUNDS):
+    def several(inputs: list[Any], *shared: Any) -> list[jax.Array]:
+        # Each whole, before one element of it is kept.
+        results = [lax.optimization_barrier(function(*each, *shared)) for each in inputs]
+        return [result[(0,) * result.ndim] for result in results]
+
+    run = jit_program(several if GPU else function)
+    calls = [(inputs, *shared)] if GPU else [(*each, *shared) for each in inputs]
+
+    def turn() -> float:
         started = time.perf_counter()
-        jax.block_until_ready(run(inputs, *shared))
-        found.append((time.perf_counter() - started) / len(inputs))
-    return statistics.median(found)
+        for arguments in calls:
+            jax.block_until_ready(run(*arguments))
+        return (time.perf_counter() - started) / len(inputs)
+
+    turn()
+    return turn
 
 
 def int8_product(q: jax.Array, weight: jax.Array) -> jax.Array:
@@ -118,18 +127,18 @@ def draw(rng: np.random.Generator, *shape: int) -> jax.Array:
     return jnp.asarray(rng.integers(-127, 128, shape, np.int8))
 
 
-def best(rng: np.random.Generator) -> tuple[float, int]:
-    """Operations a second of the fastest large square product, and its size."""
-    rates = {}
-    for size in (4096, 8192) if GPU else (1024, 2048):
-        inputs = [(draw(rng, size, size),) for _ in range(2)]
-        rates[size] = 2 * size**3 / seconds(int8_product, inputs, draw(rng, size, size))
-    size = max(rates, key=lambda n: rates[n])
-    return rates[size], size
+def squares(rng: np.random.Generator) -> dict[tuple[str, Any], Turn]:
+    """Large square products by size, of which the fastest is the machine's best."""
+    return {
+        (SQUARE, size): prepared(
+            int8_product, [(draw(rng, size, size),) for _ in range(2)], draw(rng, size, size)
+        )
+        for size in ((4096, 8192) if GPU else (1024, 2048))
+    }
 
 
-def ways(product: Product, tune: bool) -> dict[str, Callable[[], float]]:
-    """Name -> seconds, measured when called."""
+def ways(product: Product, tune: bool) -> dict[str, Callable[[], Turn]]:
+    """By name what prepares a way to compute the product."""
     rng = np.random.default_rng(0)
     rows, depth, columns, follows = product
     turns = 4 if GPU else 2
@@ -148,27 +157,27 @@ def ways(product: Product, tune: bool) -> dict[str, Callable[[], float]]:
         *residual, weight, bias, shifted, values = rest
         return epilogue(int8_linear(q, weight, bias, shifted), values, *residual)
 
-    def fused(**tiles: int) -> Callable[[], float]:
+    def fused(**tiles: int) -> Callable[[], Turn]:
         from ibert_jax.integer.pallas_linear import Tiles, fused_linear
 
         def run(q: jax.Array, *rest: Any) -> jax.Array:
             *residual, weight, bias, values = rest
             return fused_linear(q, weight, bias, epilogue, values, *residual, tiles=Tiles(**tiles))
 
-        return lambda: seconds(run, operands, weight, bias, values)
+        return lambda: prepared(run, operands, weight, bias, values)
 
-    def in_floats(dtype: str) -> Callable[[], float]:
+    def in_floats(dtype: str) -> Callable[[], Turn]:
         kind = jnp.dtype(dtype)
 
         def run(x: jax.Array, w: jax.Array) -> jax.Array:
             return lax.dot_general(x, w, (((1,), (1,)), ((), ())))
 
         inputs = [(q.astype(kind) / 127,) for (q,) in alone]
-        return lambda: seconds(run, inputs, weight.astype(kind) / 127)
+        return lambda: prepared(run, inputs, weight.astype(kind) / 127)
 
     found = {
-        "int8 to int32": lambda: seconds(int8_product, alone, weight),
-        f"int8, then {follows}, XLA": lambda: seconds(
+        "int8 to int32": lambda: prepared(int8_product, alone, weight),
+        f"int8, then {follows}, XLA": lambda: prepared(
             by_xla, operands, weight, bias, shift_bias(weight, bias), values
         ),
         "bfloat16": in_floats("bfloat16"),
@@ -199,35 +208,50 @@ def main() -> int:
     parser.add_argument("--case", help="sentences x tokens; 128x128 on a GPU, else 8x128")
     parser.add_argument("--tune", action="store_true", help="several ways to cut the fused kernel")
     parser.add_argument("--small", action="store_true", help="a tiny encoder, to try this out")
+    parser.add_argument("--rounds", type=int, default=15, help="turns each of them takes")
     parser.add_argument("--record", type=Path, help="write the figures to this JSON file")
     options = parser.parse_args()
     case = options.case or ("128x128" if GPU else "8x128")
     sizes = (64, 128) if options.small else (768, 3072)
-    rate, size = best(np.random.default_rng(1))
-    device = jax.devices()[0].device_kind
-    print(f"{device}, jax {jax.__version__}: {rate * 1e-9:,.0f} G int8 operations a second at best")
+    device = device_name()
+    print(f"{device}, jax {jax.__version__}; compiling", flush=True)
+    turns = squares(np.random.default_rng(1))
+    shapes = products(*map(int, case.split("x")), *sizes)
+    for name, product in shapes.items():
+        for way, prepare in ways(product, options.tune).items():
+            try:
+                turns[name, way] = prepare()
+            except Exception as error:  # a way to cut that a GPU has no room for, say
+                print(f"{name}, {way} failed: {str(error).splitlines()[0][:120]}")
+
+    times: dict[tuple[str, Any], list[float]] = {key: [] for key in turns}
+    for _ in range(options.rounds):
+        for key, turn in turns.items():
+            times[key].append(turn())
+    seconds: dict[str, dict[Any, float]] = {}
+    for (name, way), taken in times.items():
+        seconds.setdefault(name, {})[way] = statistics.median(taken)
+
+    rate, size = max((2 * size**3 / taken, size) for size, taken in seconds[SQUARE].items())
     results: dict[str, Any] = {
         "command": "python benchmarks/gemm.py",
         "device": device,
-        "versions": {"jax": jax.__version__, "python": sys.version.split()[0]},
+        "versions": versions(["jax"]),
         "case": case,
+        "rounds": options.rounds,
         "best": {"giga_operations": rate * 1e-9, "size": size},
         "products": {},
     }
-    for name, product in products(*map(int, case.split("x")), *sizes).items():
-        print(f"\n{name}: {product.rows} x {product.depth} x {product.columns}", flush=True)
+    print(f"{rate * 1e-9:,.0f} G int8 operations a second at best, {size} x {size}")
+    for name, product in shapes.items():
+        print(f"\n{name}: {product.rows} x {product.depth} x {product.columns}")
         entry = results["products"][name] = {**product._asdict(), "ways": {}}
-        for way, measure in ways(product, options.tune).items():
-            try:
-                taken = measure()
-            except Exception as error:  # a way to cut that a GPU has no room for, say
-                print(f"  {way:34} failed: {str(error).splitlines()[0][:120]}")
-                continue
+        for way, taken in seconds[name].items():
             got = product.operations / taken
             entry["ways"][way] = {"us": taken * 1e6, "giga_operations": got * 1e-9}
-            print(f"  {way:34} {taken * 1e6:10.1f} us {got * 1e-9:10,.0f} G/s {got / rate:6.1%}")
-        if options.record:
-            write_whole(options.record, json.dumps(results, indent=1) + "\n")
+            print(f"  {way:34} {taken * 1e6:10.1f} us {got * 1e-9:8,.0f} G/s {got / rate:6.1%}")
+    if options.record:
+        write_whole(options.record, json.dumps(results, indent=1) + "\n")
     return 0
 
 

@@ -27,7 +27,8 @@ from typing import Any
 import gpu_contenders
 import numpy as np
 from gpu_contenders import BFLOAT16, CONTENDERS, PALLAS, XLA, operations
-from workers import DEFAULTS, Worker, versions
+from machine import versions
+from workers import DEFAULTS, Worker
 
 from ibert_jax.files import write_whole
 

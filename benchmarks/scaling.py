@@ -29,6 +29,7 @@ import jax
 import numpy as np
 from gpu_contenders import LAYERS, SIZES, prepare
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from machine import device_name, versions
 
 import ibert_jax as ib
 from ibert_jax.files import write_whole
@@ -165,8 +166,8 @@ def main() -> int:
     program = ib.IntegerModel.load(options.cache / size / "frozen")
     results: dict[str, Any] = {
         "command": "python benchmarks/scaling.py",
-        "device": jax.devices()[0].device_kind,
-        "versions": {"jax": jax.__version__, "python": sys.version.split()[0]},
+        "device": device_name(),
+        "versions": versions(["jax"]),
         "size": {**SIZES[size], "layers": LAYERS[size]},
         "kernels": options.kernels,
         "rounds": options.rounds,

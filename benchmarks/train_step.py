@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import statistics
 import time
 from collections.abc import Callable
@@ -24,6 +23,7 @@ from typing import Any
 import jax
 import numpy as np
 from flax import nnx
+from machine import device_name, versions
 
 import ibert_jax as ib
 from ibert_jax.files import write_whole
@@ -175,8 +175,8 @@ def main() -> None:
         print(f"{GUESSES} take {share:.2f} of the time, {life}")
     if args.record:
         found = {
-            "versions": {"ibert_jax": ib.__version__, "jax": jax.__version__},
-            "device": platform.processor() or platform.machine(),
+            "versions": versions(["ibert_jax", "jax"]),
+            "device": device_name(),
             "shape": shape_of(args) | {"batch": args.batch, "length": args.length},
             "rounds": args.rounds,
             "rows": rows,

@@ -1,15 +1,12 @@
-"""What benchmarks share: contenders in processes that wait to be asked, and their versions."""
+"""Contenders in processes of their own, which wait to be asked."""
 
 from __future__ import annotations
 
 import json
 import os
-import platform
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 DEFAULTS = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false", "TF_CPP_MIN_LOG_LEVEL": "2"}
@@ -54,14 +51,3 @@ class Worker:
             self._process.wait(timeout=20)
         except subprocess.TimeoutExpired:
             self._process.kill()
-
-
-def versions(packages: Iterable[str]) -> dict[str, str]:
-    """Python's, and of the packages those that are there."""
-    found = {"python": platform.python_version()}
-    for package in packages:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found
