@@ -139,11 +139,12 @@ def huber_mean(values: jax.Array, counted: jax.Array) -> jax.Array:
     saturation takes from those must not be given to every token, so deviations count up to one
     and a half times their own mean (Huber, "Robust estimation of a location parameter", 1964).
     """
-    axes, weight = tuple(range(counted.ndim)), counted[..., None]
+    values, weight = values.reshape(-1, values.shape[-1]), counted.reshape(1, -1)
     count = jnp.maximum(jnp.sum(counted), 1)
 
     def mean(x: jax.Array) -> jax.Array:
-        return (jnp.sum(x * weight, axes) / count).reshape((1,) * counted.ndim + (-1,))
+        # As a product: on CPU four times as fast as a sum along an axis that is not the last.
+        return jnp.matmul(weight, x, precision="highest") / count
 
     centre = mean(values)
     spread = mean(jnp.abs(values - centre))

@@ -1,7 +1,7 @@
 """The lengths, in tokens, that batches are padded to.
 
 Every length is a program to compile, which takes as long as computing some thousand tokens; padding
-takes time too. `lengths_up_to` are a fixed few.
+takes time too. `lengths_up_to` are a fixed few, `two_lengths` the best two of them for some rows.
 `GrowingLengths` begin with fewer and end with more: a closer length joins them when the padding
 that it would have spared has cost as much as it will cost itself.
 """
@@ -28,6 +28,19 @@ def lengths_up_to(longest: int) -> tuple[int, ...]:
         lengths += [power, power + power // 2]
         power *= 2
     return (*(length for length in lengths if length < longest), longest)
+
+
+def two_lengths(lengths: Sequence[int], longest: int) -> tuple[int, ...]:
+    """Of `lengths_up_to` the one or two that pad rows of these lengths, in tokens, the least.
+
+    >>> two_lengths([9, 10, 20, 60], 128)
+    (24, 64)
+    """
+    allowed = lengths_up_to(longest)
+    last = next_of(allowed, max(lengths, default=1))
+    pairs = [(first, last) for first in allowed if first <= last]
+    best = min(pairs, key=lambda pair: sum(next_of(pair, length) for length in lengths))
+    return tuple(sorted(set(best)))
 
 
 class Lengths(Protocol):

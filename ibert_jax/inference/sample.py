@@ -9,7 +9,7 @@ from typing import Any, Self
 import numpy as np
 
 from ibert_jax.inference.buckets import make_batches
-from ibert_jax.inference.lengths import FixedLengths, lengths_up_to
+from ibert_jax.inference.lengths import FixedLengths, lengths_up_to, two_lengths
 from ibert_jax.inference.tasks import Task
 from ibert_jax.tokenizer import Encoding, check_text
 
@@ -36,9 +36,16 @@ class Sample:
         return replace(self, parts=self.parts[-rows:])
 
     def batches(self, batch_size: int, length: int | None = None) -> Iterator[Arguments]:
-        """All of it, padded to few lengths, or to one, which no encoding must exceed."""
-        lengths = lengths_up_to(self.task.max_length) if length is None else (length,)
-        return self._batches(self._encodings(), lengths, batch_size)
+        """All of it, padded to two lengths at most, or to one, which no encoding must exceed.
+
+        Whoever measures a model compiles far more than a forward pass for each, and computes
+        little.
+        """
+        encodings = self._encodings()
+        if length is not None:
+            return self._batches(encodings, (length,), batch_size)
+        lengths = two_lengths([len(e.ids) for e in encodings], self.task.max_length)
+        return self._batches(encodings, lengths, batch_size)
 
     def of_one_shape(self, batch_size: int) -> list[Arguments]:
         """Full batches of one shape; a rest that would not fill one is left out."""

@@ -12,7 +12,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ibert_jax.inference import Predictor
-from ibert_jax.inference.lengths import GrowingLengths, closest_lengths, lengths_up_to
+from ibert_jax.inference.lengths import (
+    GrowingLengths,
+    closest_lengths,
+    lengths_up_to,
+    next_of,
+    two_lengths,
+)
 from ibert_jax.tokenizer import Tokenizer
 
 from .conftest import CountingProgram, never_compile_more
@@ -24,6 +30,23 @@ def test_a_fixed_few() -> None:
     assert lengths_up_to(128) == (16, 24, 32, 48, 64, 96, 128)
     assert lengths_up_to(100) == (16, 24, 32, 48, 64, 96, 100)
     assert lengths_up_to(10) == (10,)
+
+
+@settings(deadline=None)
+@given(st.lists(st.integers(1, 100), max_size=30))
+def test_two_lengths_are_the_best(lengths: list[int]) -> None:
+    """Against every two of the fixed few."""
+    allowed = lengths_up_to(100)
+
+    def padded(chosen: tuple[int, ...]) -> int:
+        return sum(next_of(chosen, length) for length in lengths)
+
+    found = two_lengths(lengths, 100)
+    assert 1 <= len(found) <= 2
+    assert set(found) <= set(allowed)
+    needed = max(lengths, default=1)
+    pairs = [pair for pair in itertools.combinations(allowed, 2) if pair[-1] >= needed]
+    assert padded(found) == min(map(padded, pairs))
 
 
 @pytest.mark.parametrize("longest", [3, 12, 16, 17, 64, 100, 128, 510, 512, 8190])

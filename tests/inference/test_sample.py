@@ -52,6 +52,13 @@ def test_a_lone_text_will_do(tokenizer: Tokenizer, head: str) -> None:
     assert batch["input_ids"].reshape(-1)[:4].tolist() == [0, 4, 6, SEP]
 
 
+def test_two_shapes_at_most(tokenizer: Tokenizer) -> None:
+    task = TASKS["model"](make_config(max_position_embeddings=102), tokenizer, 100)
+    texts = ["good " * count for count in (3, 4, 20, 28, 29, 30, 50, 98)]
+    shapes = [batch["input_ids"].shape for batch in Sample.of(task, texts).batches(1)]
+    assert shapes == [(1, 100), (1, 100), *[(1, 32)] * 6]
+
+
 def test_one_shape(tokenizer: Tokenizer) -> None:
     rows = [("good",), ("very very good film",), ("bad film",)]
     batches = sample("model", tokenizer, rows).of_one_shape(2)
