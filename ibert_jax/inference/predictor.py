@@ -250,8 +250,8 @@ class Predictor:
                 self.task.check(row)
                 characters += self.task.size(row)
             except (TypeError, ValueError) as error:
-                # Where it arose is told to nobody, and would hold on to all that is open here.
-                window.refusals[len(window.rows)] = error.with_traceback(None)
+                # A copy: its own traceback would hold on to all that is open here.
+                window.refusals[len(window.rows)] = type(error)(str(error))
             window.rows.append(row)
         return window, None
 
