@@ -27,7 +27,7 @@ from typing import Any
 import cpu_contenders
 import numpy as np
 from cpu_contenders import CONTENDERS, OURS, PREPARE, VOCABULARY
-from machine import cpu_name, versions
+from machine import THREADS, cpu_name, versions
 from workers import Worker
 
 from ibert_jax.files import write_whole
@@ -108,7 +108,7 @@ class Contender(Worker):
     """A worker process of this script."""
 
     def __init__(self, name: str, folder: Path) -> None:
-        threads = str(cpu_contenders.THREADS)
+        threads = str(THREADS)
         super().__init__(
             __file__, "--worker", name, "--cache", str(folder), OMP_NUM_THREADS=threads
         )
@@ -220,7 +220,7 @@ def record(options: argparse.Namespace, results: dict[str, Any]) -> None:
     content = {
         "command": "python benchmarks/cpu.py",
         "cpu": cpu_name(),
-        "threads": cpu_contenders.THREADS,
+        "threads": THREADS,
         "versions": versions(PACKAGES),
         "layers": options.layers,
         "rounds": options.rounds,

@@ -7,14 +7,13 @@ contender needs on disk: a frozen model, an exported one.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from machine import THREADS
 
-THREADS = len(os.sched_getaffinity(0))
 VOCABULARY = 50265
 Run = Callable[[np.ndarray, np.ndarray], Any]
 

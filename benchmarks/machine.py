@@ -8,6 +8,9 @@ from collections.abc import Iterable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+THREADS = len(os.sched_getaffinity(0))
+"""That contenders on a CPU may use."""
+
 
 def device_name() -> str:
     """What JAX computes on: an accelerator by its name, a CPU by its model and threads."""
@@ -16,7 +19,7 @@ def device_name() -> str:
     device = jax.devices()[0]
     if device.platform != "cpu":
         return device.device_kind
-    return f"{cpu_name()}, {len(os.sched_getaffinity(0))} threads"
+    return f"{cpu_name()}, {THREADS} threads"
 
 
 def cpu_name() -> str:

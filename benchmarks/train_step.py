@@ -35,6 +35,8 @@ from ibert_jax.training.optimizer import make_optimizer, warmup_linear_decay
 from ibert_jax.training.step import dropout_key, initial_state, make_train_step
 
 EVERY, GUESSES = "every token scored", "guesses alone"
+LIVES = {"float32": False, "quantization-aware": True}
+"""Name -> whether it is quantized."""
 Step = Callable[[], Any]
 
 
@@ -77,7 +79,7 @@ def masked_batches_of(args: argparse.Namespace) -> dict[str, Batch]:
 def our_steps(args: argparse.Namespace, kind: str, batch: Batch, whose: str) -> dict[str, Step]:
     """A step of either life; each goes on from the state that it left."""
     steps: dict[str, Step] = {}
-    for life, quantized in (("float32", False), ("quantization-aware", True)):
+    for life, quantized in LIVES.items():
         model = KINDS[kind].head(ib.IBertConfig(**shape_of(args)), rngs=nnx.Rngs(0))
         ib.calibrate(model, [dict(batch.inputs)])
         model.train()
@@ -166,12 +168,10 @@ def main() -> None:
                 }
             )
             print("{:40} {:.4f} s  {:5.2f}  first {:6.2f} s".format(*rows[-1].values()))
-    saved = {
-        name.removeprefix(f"{GUESSES}, "): ratio(name, name.replace(GUESSES, EVERY))
-        for name in names
-        if name.startswith(GUESSES)
-    }
-    for life, share in saved.items():
+    shares = {}
+    if args.masked_lm:
+        shares = {life: ratio(f"{GUESSES}, {life}", f"{EVERY}, {life}") for life in LIVES}
+    for life, share in shares.items():
         print(f"{GUESSES} take {share:.2f} of the time, {life}")
     if args.record:
         found = {
@@ -180,7 +180,7 @@ def main() -> None:
             "shape": shape_of(args) | {"batch": args.batch, "length": args.length},
             "rounds": args.rounds,
             "rows": rows,
-        } | ({"guesses alone, of the time with every token scored": saved} if saved else {})
+        } | ({f"{GUESSES}, of the time with {EVERY}": shares} if shares else {})
         write_whole(args.record, json.dumps(found, indent=1) + "\n")
 
 

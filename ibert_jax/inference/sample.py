@@ -9,7 +9,7 @@ from typing import Any, Self
 import numpy as np
 
 from ibert_jax.inference.buckets import make_batches
-from ibert_jax.inference.lengths import FixedLengths, lengths_up_to, two_lengths
+from ibert_jax.inference.lengths import FixedLengths, lengths_up_to, next_of, two_lengths
 from ibert_jax.inference.tasks import Task
 from ibert_jax.tokenizer import Encoding, check_text
 
@@ -52,7 +52,7 @@ class Sample:
         encodings = self._encodings()
         size = min(batch_size, len(encodings))
         needed = max(len(encoding.ids) for encoding in encodings)
-        length = next(n for n in lengths_up_to(self.task.max_length) if n >= needed)
+        length = next_of(lengths_up_to(self.task.max_length), needed)
         return list(self._batches(encodings[: len(encodings) // size * size], (length,), size))
 
     def _encodings(self) -> list[Encoding]:

@@ -14,10 +14,7 @@ import numpy as np
 
 from ibert_jax.checks import IGNORED_LABEL
 from ibert_jax.training.features import TokenizedExamples
-from ibert_jax.training.masking import Masking, guesses
-
-_MULTIPLE = 4
-"""Bucket lengths are multiples of this: matmuls like whole vectors."""
+from ibert_jax.training.masking import MULTIPLE, Masking, guesses
 
 
 @dataclass(frozen=True)
@@ -27,7 +24,7 @@ class Batch:
     Attributes:
       inputs: the model's arguments, int32 [B, T], or [B, choices, T]: `input_ids`,
         `attention_mask`, and `token_type_ids` where any is not 0; where some are to be guessed,
-        `scored_tokens` [B, S], which.
+        `scored_tokens` [B, S], which: all that the head sees, and that its ranges follow.
       targets: what it should say, int32 or float32: [B], or [B, T] with -100 for what is ignored,
         or [B, S] of the scored tokens.
       weights: float32 [B], 1 for an example and 0 for filler. Filler repeats the first example,
@@ -135,7 +132,7 @@ def bucket_lengths(lengths: np.ndarray, buckets: int) -> tuple[int, ...]:
     lengths: integers [examples], tokens in each. Returns ascending multiples of 4, the last one
     at least as long as every example.
     """
-    rounded = -(-np.asarray(lengths, np.int64) // _MULTIPLE) * _MULTIPLE
+    rounded = -(-np.asarray(lengths, np.int64) // MULTIPLE) * MULTIPLE
     sizes, counts = np.unique(rounded, return_counts=True)
     up_to = np.concatenate([[0], np.cumsum(counts)])
     # cost[j]: padded tokens of all examples no longer than sizes[j - 1], in as many buckets as

@@ -33,10 +33,10 @@ class TokenizedExamples:
       truncated: how many examples lost tokens at their end.
       left_out: how many could not be learned from.
       source: what is answered: the examples, from `read_examples`, or, where lines were joined, the
-        tokens of each example. places: where in these a token stands, int32
-        [tokens] or [tokens, 2], -1 for none: its word, if it is the first of that word, or the
-        characters of the context at which it starts and ends. owners: int64 [examples], to which
-        of `source` an example belongs.
+        tokens of each example. places: where in these a token stands, int32 [tokens] or
+        [tokens, 2], -1 for none: its word, if it is the first of that word, or the characters of
+        the context at which it starts and ends. owners: int64 [examples], to which of `source` an
+        example belongs.
     """
 
     tokens: np.ndarray

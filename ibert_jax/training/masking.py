@@ -13,8 +13,8 @@ from ibert_jax.checks import IGNORED_LABEL
 _MASK_TOKENS = ("[MASK]", "<mask>")
 _DEVIATIONS = 4
 """Standard deviations above the mean number of guesses for which there is room."""
-_MULTIPLE = 4
-"""The room is a multiple of this: matmuls like whole vectors."""
+MULTIPLE = 4
+"""Numbers of tokens that are compiled for are multiples of this: matmuls like whole vectors."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Masking:
         """Hide tokens.
 
         Args:
-          ids, targets: int32, same shape; a target of -100 is never to be guessed.
+          ids, targets: int32 [..., T]; a target of -100 is never to be guessed.
 
         Returns:
           ids with some of them hidden or replaced, and targets, -100 for all that stay.
@@ -59,7 +59,7 @@ class Masking:
         """
         mean = self.probability * length
         most = mean + _DEVIATIONS * math.sqrt(mean * (1 - self.probability))
-        return min(math.ceil(most / _MULTIPLE) * _MULTIPLE, length)
+        return min(math.ceil(most / MULTIPLE) * MULTIPLE, length)
 
 
 def guesses(targets: np.ndarray, room: int) -> tuple[np.ndarray, np.ndarray]:

@@ -16,11 +16,13 @@ from ibert_jax.config import IBertConfig
 from ibert_jax.layers.leaf import set_life
 from ibert_jax.tokenizer import Tokenizer
 from ibert_jax.training import batches_of, evaluate, load_task
+from ibert_jax.training.batches import Batcher
 from ibert_jax.training.examples import ChoiceExample, QuestionExample, TextExample
 from ibert_jax.training.kinds import KINDS
 from ibert_jax.training.optimizer import make_optimizer, warmup_linear_decay
 from ibert_jax.training.state import Skeleton
 from ibert_jax.training.step import dropout_key, initial_state, make_train_step
+from ibert_jax.training.tasks import Task
 
 from .conftest import BAD, FILL, GOOD, WORDS, make_backend
 
@@ -59,8 +61,8 @@ def tokenizer_with_mask() -> Tokenizer:
     return Tokenizer(backend)
 
 
-@pytest.mark.parametrize("name", EXAMPLES)
-def test_learned(name: str, tokenizer_with_mask: Tokenizer) -> None:
+def untrained(name: str, tokenizer: Tokenizer) -> tuple[Any, Batcher, Task]:
+    """A tiny model for a task of `EXAMPLES`, and all of these as one batch."""
     task = load_task(name)
     kind = KINDS[task.kind]
     settings: dict[str, Any] = dict(kind.settings)
@@ -76,20 +78,25 @@ def test_learned(name: str, tokenizer_with_mask: Tokenizer) -> None:
         attention_probs_dropout_prob=0.0,
         **settings,
     )
-    model = kind.head(config, rngs=nnx.Rngs(0))
     data = batches_of(
         EXAMPLES[name],
-        tokenizer=tokenizer_with_mask,
+        tokenizer=tokenizer,
         config=config,
         task=task,
         batch_size=len(EXAMPLES[name]),
         buckets=1,
     )
+    return kind.head(config, rngs=nnx.Rngs(0)), data, task
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_learned(name: str, tokenizer_with_mask: Tokenizer) -> None:
+    model, data, task = untrained(name, tokenizer_with_mask)
     model.train()
     set_life(model, observing=False)
     schedule = warmup_linear_decay(1e-2, 2 * _STEPS, 0)
     optimizer = make_optimizer(schedule, weight_decay=0.0, clip_norm=1.0)
-    step = make_train_step(model, optimizer, dropout_key(0, 0), kind.loss)
+    step = make_train_step(model, optimizer, dropout_key(0, 0), KINDS[task.kind].loss)
     state, losses = initial_state(model, optimizer), []
     for number in range(_STEPS):
         batch = next(data.epoch((number,)))
@@ -104,25 +111,8 @@ def test_learned(name: str, tokenizer_with_mask: Tokenizer) -> None:
 
 def test_guesses_alone_have_the_loss_of_a_batch(tokenizer_with_mask: Tokenizer) -> None:
     """What is scored beside them counts nowhere: neither in the loss nor in the measures."""
-    task = load_task("wikitext2")
+    model, data, task = untrained("wikitext2", tokenizer_with_mask)
     kind = KINDS[task.kind]
-    config = IBertConfig(
-        vocab_size=len(WORDS) + 1,
-        hidden_size=16,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        intermediate_size=32,
-        max_position_embeddings=40,
-    )
-    model = kind.head(config, rngs=nnx.Rngs(0))
-    data = batches_of(
-        EXAMPLES["wikitext2"],
-        tokenizer=tokenizer_with_mask,
-        config=config,
-        task=task,
-        batch_size=8,
-        buckets=1,
-    )
     batch = next(data.epoch((0,)))
     inputs = dict(batch.inputs)
     places, found = inputs.pop("scored_tokens"), batch.targets["labels"]
