@@ -32,7 +32,8 @@ from ibert_jax.files import write_whole
 from ibert_jax.integer.compiled import jit_program
 from ibert_jax.integer.dyadic import Multiplier, requantize, requantize_sum
 from ibert_jax.integer.gelu import igelu
-from ibert_jax.integer.matmul import dot_s8, dot_u8_s8, int8_linear, shift_bias, to_unsigned
+from ibert_jax.integer.matmul import int8_linear, shift_bias
+from ibert_jax.integer.mixed import dot_s8, dot_u8_s8, to_unsigned
 
 GPU = jax.default_backend() == "gpu"
 SQUARE = "square"

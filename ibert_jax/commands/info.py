@@ -134,6 +134,7 @@ def _fast_paths(devices: list[dict[str, Any]], processor: dict[str, Any]) -> lis
     """What makes programs faster, whether it is on here, and the reason."""
     found = (
         ("mixed 8-bit products", *_mixed_products(devices[0]["platform"], processor)),
+        ("weights laid out for oneDNN", *_packed(devices[0]["platform"])),
         ("fused GPU kernels", *_fused(devices[0]["platform"])),
         ("compiled code", *_compiled()),
         ("compilation cache", *_cache()),
@@ -164,6 +165,17 @@ def _mixed_products(kind: str, processor: dict[str, Any]) -> tuple[bool, str]:
             "which the gain comes: expect less than the published speed"
         )
     return True, "activations travel as uint8, which runs on this processor's VNNI instructions"
+
+
+def _packed(kind: str) -> tuple[bool, str]:
+    """Whether oneDNN gives the exact product here: asked of it."""
+    from ibert_jax.integer.packed import BLOCK, answers
+
+    if kind != "cpu":
+        return False, f"they are for CPUs, this is {kind}"
+    if not answers(BLOCK, (BLOCK, BLOCK)):
+        return False, "oneDNN did not give the exact product here"
+    return False, ("on request, for few tokens at a time: program.with_kernels('onednn')")
 
 
 def _fused(kind: str) -> tuple[bool, str]:

@@ -37,6 +37,7 @@ class Signature:
     @classmethod
     def of(cls, program: IntegerModel) -> Signature:
         """The signature of a program: every argument that a tokenizer gives."""
+        program = program.with_kernels("xla")  # what a file runs on is not known
         arguments = ("input_ids", "attention_mask")
         if program.config.type_vocab_size > 1:
             arguments += ("token_type_ids",)

@@ -32,10 +32,10 @@ from ibert_jax.layers.linear import IntegerLinear
 from ibert_jax.layers.softmax import IntegerSoftmax
 from ibert_jax.models.encoder import IBertEncoder
 
-XLA, PALLAS, INTERPRETED = KERNELS = ("xla", "pallas", "pallas-interpreted")
-"""``xla``: every leaf as it is, compiled by XLA. ``pallas``: the fused kernels on NVIDIA GPUs; on
-other platforms everything is settled. ``pallas-interpreted``: the fused kernels anywhere, run by
-Pallas' interpreter, slowly: for tests."""
+PALLAS, INTERPRETED = FUSING = ("pallas", "pallas-interpreted")
+"""``pallas``: the fused kernels on NVIDIA GPUs; on other platforms everything is settled.
+``pallas-interpreted``: the fused kernels anywhere, run by Pallas' interpreter, slowly, for tests.
+"""
 
 
 def fuse_leaves(network: nnx.Module, kernels: str, *, attention: bool = True) -> None:
@@ -43,7 +43,7 @@ def fuse_leaves(network: nnx.Module, kernels: str, *, attention: bool = True) ->
 
     Args:
         network: of integer leaves, stacked or not.
-        kernels: ``pallas`` or ``pallas-interpreted``.
+        kernels: one of ``FUSING``.
         attention: whether attention is fused too, which then has no weights to return.
     """
     for _, module in list(nnx.iter_modules(network)):

@@ -9,14 +9,16 @@ from typing import Any, Self
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
 from ibert_jax import checks
 from ibert_jax.config import IBertConfig
 from ibert_jax.frozen.blocked import block_attention
 from ibert_jax.frozen.by_head import requantize_by_head
-from ibert_jax.frozen.fused import KERNELS, XLA, fuse_leaves
+from ibert_jax.frozen.fused import FUSING, fuse_leaves
 from ibert_jax.frozen.network import name_leaves
+from ibert_jax.frozen.packing import pack_matrices, unpack_matrices
 from ibert_jax.frozen.parts import in_parts, parts_of
 from ibert_jax.frozen.states import StateScales
 from ibert_jax.integer.compiled import jit_program, on_device
@@ -27,6 +29,9 @@ from ibert_jax.quantize.tensor import dequantize
 from ibert_jax.settings import choice_problem, raise_if_any
 
 EMBEDS = "inputs_embeds"
+XLA, ONEDNN = "xla", "onednn"
+KERNELS = (XLA, ONEDNN, *FUSING)
+"""What may run the encoder; see ``IntegerModel.with_kernels``."""
 
 
 @jax.tree_util.register_dataclass
@@ -67,7 +72,15 @@ class IntegerModel:
 
     @property
     def network(self) -> Any:
-        """The graph modules with their integer leaves."""
+        """The graph modules with their integer leaves, whatever the kernels."""
+        network = self._laid_out
+        if self.kernels == ONEDNN:
+            unpack_matrices(network)
+        return network
+
+    @property
+    def _laid_out(self) -> Any:
+        """The same with their arrays as the kernels want them."""
         return jax.tree.unflatten(self.structure, self.tensors)
 
     @property
@@ -79,15 +92,25 @@ class IntegerModel:
         """The same model, run by other kernels; its integers are the same.
 
         Args:
-            kernels: ``xla``, what XLA compiles (the default); ``pallas``, on NVIDIA GPUs, kernels
-                that keep accumulators and attention scores out of memory (elsewhere no change);
-                ``pallas-interpreted``, these kernels on any platform, slowly, for tests. The
-                choice belongs to this object: it is not saved.
+            kernels: ``xla``, what XLA compiles (the default); ``onednn``, on CPUs, weights laid
+                out beforehand for a library that comes with XLA, which takes less time for few
+                tokens (where it does not answer as expected, no change); ``pallas``, on NVIDIA
+                GPUs, kernels that keep accumulators and attention scores out of memory (elsewhere
+                no change); ``pallas-interpreted``, these kernels on any platform, slowly, for
+                tests. The choice belongs to this object: it is not saved.
 
-        XLA cannot divide a kernel among devices: with ``pallas``, share a batch out by shard_map.
+        A program with ``onednn`` is compiled anew in each process, never taken from JAX's
+        compilation cache; as a part of a function that is jitted elsewhere it runs as XLA compiles
+        it. XLA cannot divide a kernel among devices: with ``pallas``, share a batch out by
+        shard_map.
         """
         raise_if_any("with_kernels", [choice_problem("kernels", kernels, KERNELS)])
-        return dataclasses.replace(self, kernels=kernels)
+        if kernels == self.kernels or ONEDNN not in (kernels, self.kernels):
+            return dataclasses.replace(self, kernels=kernels)
+        network = jax.tree.map(np.asarray, self._laid_out)
+        (pack_matrices if kernels == ONEDNN else unpack_matrices)(network)
+        made = type(self).of(network, self.config, dict(self.scales), self.states)
+        return dataclasses.replace(made, kernels=kernels)
 
     def input_shape(self, batch_size: int, sequence_length: int) -> tuple[int, ...]:
         """The shape of ``input_ids`` for so many examples of so many tokens."""
@@ -255,8 +278,8 @@ def _run(
     output_attentions: bool,
     output_hidden_states: bool,
 ) -> Any:
-    network, shape, parts = model.network, inputs["attention_mask"].shape, 1
-    if model.kernels != XLA:
+    network, shape, parts = model._laid_out, inputs["attention_mask"].shape, 1
+    if model.kernels in FUSING:
         fuse_leaves(network, model.kernels, attention=not output_attentions)
     elif not output_attentions:
         parts = 1 if output_hidden_states else parts_of(shape)

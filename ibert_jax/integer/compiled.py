@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
-from collections.abc import Callable
+import math
+import threading
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -37,9 +40,79 @@ def jit_program(function: Callable[..., Any], **options: Any) -> Callable[..., A
 
     @functools.wraps(function)
     def call(*arguments: Any, **named: Any) -> Any:
-        return (nested if _tracing() else outermost())(*arguments, **named)
+        if _tracing():
+            return nested(*arguments, **named)
+        with own_program():
+            return outermost()(*arguments, **named)
 
     return call
+
+
+class _Own(threading.local):
+    """Of a thread: how many ``own_program`` it is in, and whether one is kept out of the cache."""
+
+    depth = 0
+    uncached = False
+
+
+_own = _Own()
+
+
+@contextlib.contextmanager
+def own_program() -> Iterator[None]:
+    """What is lowered and compiled in here is a program of this package's own.
+
+    It is not part of another function, which others may compile, write down or take elsewhere.
+    """
+    _own.depth += 1
+    try:
+        yield
+    finally:
+        _own.depth -= 1
+        if _own.uncached and not _own.depth:
+            _own.uncached = False
+            _cache.resume()
+
+
+def in_own_program() -> bool:
+    """Whether this thread is inside of ``own_program``."""
+    return _own.depth > 0
+
+
+def keep_out_of_cache() -> None:
+    """Let JAX's compilation cache leave out the program that is being lowered."""
+    if not _own.uncached:
+        _own.uncached = True
+        _cache.pause()
+
+
+class _Cache:
+    """JAX's compilation cache, which some thread wants to write nothing to."""
+
+    _MINIMUM = "jax_persistent_cache_min_compile_time_secs"
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._pauses = 0
+        self._minimum = 0.0
+
+    def pause(self) -> None:
+        """Nothing takes so long to compile that it is written."""
+        with self._lock:
+            if not self._pauses:
+                self._minimum = getattr(jax.config, self._MINIMUM)
+                jax.config.update(self._MINIMUM, math.inf)
+            self._pauses += 1
+
+    def resume(self) -> None:
+        """The inverse, once for each pause."""
+        with self._lock:
+            self._pauses -= 1
+            if not self._pauses:
+                jax.config.update(self._MINIMUM, self._minimum)
+
+
+_cache = _Cache()
 
 
 def on_device(array: Any) -> jax.Array:

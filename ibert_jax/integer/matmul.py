@@ -1,37 +1,27 @@
-"""Products of 8-bit matrices, accumulated in int32.
+"""Products of 8-bit matrices, accumulated in int32: those of a network.
 
-One meaning, and per platform the fastest exact lowering. XLA's CPU backend runs
-``u8 x s8 -> s32`` on the VNNI instructions, at more than twice the speed of ``s8 x s8``; but
-``lax.dot_general`` converts operands of two types to int32 first and loses both. HLO itself
-accepts the mixed product, so ``dot_u8_s8`` is a primitive of our own that emits it. Elsewhere
-(GPU, TPU) ``s8 x s8`` is the fast one, and the primitive lowers to that with the zero point
-put back.
+On CPU an int8 activation travels as uint8, for the sake of the mixed product (``mixed.py``), whose
+zero point the bias takes up; elsewhere as it is. Weights may be laid out for oneDNN
+(``packed.py``), or be one of several matrices, among whose products is chosen.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
-from jax.extend.core import Primitive
-from jax.extend.mlir.dialects import stablehlo as hlo
-from jax.interpreters import batching, mlir
 
 from ibert_jax.integer.barrier import materialize
+from ibert_jax.integer.mixed import ZERO_POINT, dot_s8, dot_u8_s8, to_unsigned
+from ibert_jax.integer.packed import Packed, dot_u8_packed
 
-DotDimensions = tuple[
-    tuple[tuple[int, ...], tuple[int, ...]], tuple[tuple[int, ...], tuple[int, ...]]
-]
 COPIES = 4
 """Equal rows or columns of a matmul that stands for a vector: XLA runs a lone one in int32."""
-ZERO_POINT = 128
-"""What is added to an int8 activation so that it travels as uint8."""
 
 
 @jax.tree_util.register_dataclass
@@ -42,32 +32,19 @@ class OneOf:
     A product with it is chosen among the products (``of_matrix``): nothing is copied.
     """
 
-    matrices: tuple[jax.Array, ...]
+    matrices: tuple[jax.Array | Packed, ...]
     index: jax.Array
 
 
-Matrix = jax.Array | OneOf
-"""A matrix as it is, or as one of several."""
+Matrix = jax.Array | Packed | OneOf
+"""A matrix as it is, laid out for oneDNN, or as one of several."""
 
 
-def of_matrix(matrix: Matrix, function: Callable[[jax.Array], jax.Array]) -> jax.Array:
+def of_matrix(matrix: Matrix, function: Callable[[Any], jax.Array]) -> jax.Array:
     """``function`` of a matrix; of one of several, chosen among the function's results."""
     if isinstance(matrix, OneOf):
         return lax.switch(matrix.index, [partial(function, each) for each in matrix.matrices])
     return function(matrix)
-
-
-def dot_s8(a: jax.Array, b: jax.Array, dimensions: DotDimensions) -> jax.Array:
-    """int8 by int8 -> int32, ``dimensions`` as in ``lax.dot_general``."""
-    return lax.dot_general(a, b, dimensions, preferred_element_type=jnp.int32)
-
-
-def dot_u8_s8(a: jax.Array, b: jax.Array, dimensions: DotDimensions) -> jax.Array:
-    """uint8 by int8 -> int32, ``dimensions`` as in ``lax.dot_general``.
-
-    Exact while the sum of products fits int32: up to 65,793 of them.
-    """
-    return _dot_u8_s8.bind(a, b, dimensions=dimensions)
 
 
 def int8_linear(
@@ -77,7 +54,7 @@ def int8_linear(
 
     Args:
         q: int8 [..., K].
-        weight: int8 [N, K], or one of several such.
+        weight: int8 [N, K], or laid out for oneDNN, or one of several such.
         bias: int32 [N], |bias| < 2^30.
         shifted_bias: int32 [N], bias - 128 sum_k weight[n, k]: what ``shift_bias`` gives.
 
@@ -91,11 +68,16 @@ def int8_linear(
         a = to_unsigned(q)
         if alone := q.ndim > 1 and all(isinstance(n, int) and n == 1 for n in q.shape[:-1]):
             a = jnp.broadcast_to(a, (*a.shape[:-2], COPIES, a.shape[-1]))
-        product = of_matrix(weight, lambda w: dot_u8_s8(a, w, dimensions))
+        product = of_matrix(
+            weight,
+            lambda w: dot_u8_packed(a, w) if isinstance(w, Packed) else dot_u8_s8(a, w, dimensions),
+        )
         return (product[..., :1, :] if alone else product) + bias.reshape(shape)
 
     def signed(q: jax.Array, weight: Matrix, bias: jax.Array, _: jax.Array) -> jax.Array:
-        product = of_matrix(weight, lambda w: dot_s8(q, w, dimensions))
+        product = of_matrix(
+            weight, lambda w: dot_s8(q, w.matrix() if isinstance(w, Packed) else w, dimensions)
+        )
         return product + bias.reshape(shape)
 
     return lax.platform_dependent(q, weight, bias, shifted_bias, cpu=unsigned, default=signed)
@@ -142,78 +124,3 @@ def row_sum_u8(x: jax.Array) -> jax.Array:
 def shift_bias(weight: jax.Array, bias: jax.Array) -> jax.Array:
     """bias - 128 sum_k weight[n, k]: the bias beside which activations travel as uint8."""
     return bias - ZERO_POINT * jnp.sum(weight, axis=1, dtype=jnp.int32)
-
-
-def to_unsigned(q: jax.Array) -> jax.Array:
-    """int8 q -> uint8 q + 128."""
-    return lax.bitcast_convert_type(q ^ np.int8(-128), jnp.uint8)
-
-
-def to_signed(a: jax.Array) -> jax.Array:
-    """uint8 a -> int8 a - 128."""
-    return lax.bitcast_convert_type(a, jnp.int8) ^ np.int8(-128)
-
-
-def _plain(a: jax.Array, b: jax.Array, *, dimensions: DotDimensions) -> jax.Array:
-    """The same product by int8 operands: (a - 128) . b + 128 sum(b)."""
-    ((_, contract), (_, batch)) = dimensions
-    total = jnp.sum(b, axis=contract, dtype=jnp.int32) * ZERO_POINT
-    product = dot_s8(to_signed(a), b, dimensions)
-    rows = a.ndim - len(contract) - len(batch)
-    shape = total.shape[: len(batch)] + (1,) * rows + total.shape[len(batch) :]
-    return product + total.reshape(shape)
-
-
-def _abstract(a: Any, b: Any, *, dimensions: DotDimensions) -> Any:
-    if a.dtype != np.uint8 or b.dtype != np.int8:
-        raise TypeError(f"dot_u8_s8 takes uint8 and int8 operands, got {a.dtype} and {b.dtype}")
-    shape = jax.eval_shape(
-        partial(dot_s8, dimensions=dimensions), a.update(dtype=np.dtype(np.int8)), b
-    )
-    return a.update(shape=shape.shape, dtype=np.dtype(np.int32))
-
-
-def _lower_mixed(ctx: Any, a: Any, b: Any, *, dimensions: DotDimensions) -> Sequence[Any]:
-    ((a_contract, b_contract), (a_batch, b_batch)) = dimensions
-    numbers = hlo.DotDimensionNumbers.get(
-        lhs_batching_dimensions=list(a_batch),
-        rhs_batching_dimensions=list(b_batch),
-        lhs_contracting_dimensions=list(a_contract),
-        rhs_contracting_dimensions=list(b_contract),
-    )
-    result = mlir.aval_to_ir_type(ctx.module_context, ctx.avals_out[0])  # of symbolic shapes, too
-    return [hlo.dot_general(result, a, b, numbers)]
-
-
-def _batch(args: Sequence[Any], dims: Sequence[Any], *, dimensions: DotDimensions) -> Any:
-    """A vmapped operand becomes one more batch dimension, in front."""
-    size = next(x.shape[d] for x, d in zip(args, dims, strict=True) if d is not None)
-    a, b = (
-        jnp.broadcast_to(x, (size, *x.shape)) if d is None else jnp.moveaxis(x, d, 0)
-        for x, d in zip(args, dims, strict=True)
-    )
-
-    def up(axes: tuple[int, ...]) -> tuple[int, ...]:
-        return tuple(axis + 1 for axis in axes)
-
-    ((a_contract, b_contract), (a_batch, b_batch)) = dimensions
-    raised = (
-        (up(a_contract), up(b_contract)),
-        ((0, *up(a_batch)), (0, *up(b_batch))),
-    )
-    return dot_u8_s8(a, b, raised), 0
-
-
-def _run(a: jax.Array, b: jax.Array, *, dimensions: DotDimensions) -> jax.Array:
-    """Eagerly: compiled by itself, also where a debugger has disabled jit."""
-    with jax.disable_jit(False):
-        return _compiled(a, b, dimensions=dimensions)
-
-
-_dot_u8_s8 = Primitive("dot_u8_s8")
-_compiled = jax.jit(_dot_u8_s8.bind, static_argnames="dimensions")
-_dot_u8_s8.def_abstract_eval(_abstract)
-_dot_u8_s8.def_impl(_run)
-mlir.register_lowering(_dot_u8_s8, mlir.lower_fun(_plain, multiple_results=False))
-mlir.register_lowering(_dot_u8_s8, _lower_mixed, platform="cpu")
-batching.primitive_batchers[_dot_u8_s8] = _batch

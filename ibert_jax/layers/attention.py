@@ -9,7 +9,8 @@ import jax.numpy as jnp
 from jax import lax
 
 from ibert_jax.integer.barrier import row_major
-from ibert_jax.integer.matmul import dot_u8_s8, int8_scores
+from ibert_jax.integer.matmul import int8_scores
+from ibert_jax.integer.mixed import dot_u8_s8
 from ibert_jax.integer.softmax import divide_by_row_sum
 from ibert_jax.layers.leaf import Leaf
 from ibert_jax.quantize.straight_through import straight_through

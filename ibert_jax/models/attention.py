@@ -43,12 +43,18 @@ class IBertSelfAttention(nnx.Module):
         self, x: Any, mask: jax.Array, rngs: nnx.Rngs | None, heads: Any = None
     ) -> tuple[Any, Any]:
         """Tensor [B, T, C], bool mask [B, T] -> context [B, T, C], weights [B, H, T, T]."""
-        query = self.query_activation(self.query(x))
-        key = self.key_activation(self.key(x))
-        value = self.value_activation(self.value(x))
+        query, key, value = self._projections(x)
+        query, key = self.query_activation(query), self.key_activation(key)
+        value = self.value_activation(value)
         weights = self.softmax(self.scores(query, key), mask[:, None, None, :], heads)
         context = self.context(self.dropout(weights, rngs), value)
         return self.output_activation(context), weights
+
+    def _projections(self, x: Any) -> tuple[Any, Any, Any]:
+        """Query, key and value, which in a frozen network may be one leaf (``frozen.packing``)."""
+        if self.key is None:
+            return self.query(x)
+        return self.query(x), self.key(x), self.value(x)
 
 
 class IBertSelfOutput(nnx.Module):

@@ -3,9 +3,9 @@
 What is compiled is one layer, however deep the network. A scan cuts each turn's arrays out of the
 stack, which XLA's CPU backend does by copying them: for a single sentence, up to half of the work
 (benchmarks/README). On CPU large matrices therefore stay apart, an array a layer, and each product
-is chosen among the layers' products by the number of the turn (``integer.matmul``). On other
-platforms, where a choice may have to wait for the host, all is stacked. Either form runs
-everywhere, to the same integers.
+is chosen among the layers' products by the number of the turn (``integer.matmul``); so do matrices
+laid out for oneDNN, whatever their size. On other platforms, where a choice may have to wait for
+the host, all is stacked. Either form runs everywhere, to the same integers.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import numpy as np
 
 from ibert_jax.integer.compiled import on_device
 from ibert_jax.integer.matmul import OneOf
+from ibert_jax.integer.packed import Packed
 
 Layer = TypeVar("Layer")
 
@@ -33,9 +34,13 @@ feed-forward's. A copy so small is read from the cache, and each product among w
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Apart:
-    """A matrix of each layer, as an array of its own; for NumPy one array [L, N, K]."""
+    """A matrix of each layer, as an array of its own; for NumPy one array [L, N, K].
 
-    matrices: tuple[jax.Array, ...]
+    Attributes:
+        matrices: int8 [N, K] each, or ``Packed``.
+    """
+
+    matrices: tuple[Any, ...]
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         return np.stack(self.matrices, dtype=dtype)
@@ -45,9 +50,13 @@ def stack(layers: Sequence[Layer]) -> Layer:
     """Layers of one structure as a layer of stacked arrays."""
 
     def joined(*arrays: Any) -> Any:
-        return _apart(arrays) if _stays_apart(arrays[0].shape) else jnp.stack(arrays)
+        if isinstance(arrays[0], Packed):
+            return Apart(arrays)
+        if _stays_apart(arrays[0].shape):
+            return _apart(arrays)
+        return (np if isinstance(arrays[0], np.ndarray) else jnp).stack(arrays)
 
-    return jax.tree.map(joined, *layers)
+    return jax.tree.map(joined, *layers, is_leaf=lambda node: isinstance(node, Packed))
 
 
 def laid_out(stacked: Layer) -> Layer:

@@ -19,6 +19,7 @@ from typing import Any
 
 import jax
 
+from ibert_jax.integer.compiled import own_program
 from ibert_jax.proof.operations import FORMS, HLO, JAXPR, STABLEHLO, Operation
 from ibert_jax.proof.tracing import unremembered
 from ibert_jax.proof.walk_hlo import walk_hlo
@@ -80,8 +81,9 @@ def census(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Census:
     """
     jitted: Any = function if hasattr(function, "trace") else jax.jit(unremembered(function))
     traced = jitted.trace(*args, **kwargs)
-    lowered = traced.lower()
-    compiled = lowered.compile()
+    with own_program():  # as a call of the program itself would be
+        lowered = traced.lower()
+        compiled = lowered.compile()
     found = {
         JAXPR: list(walk_jaxpr(traced.jaxpr)),
         STABLEHLO: list(walk_stablehlo(lowered.compiler_ir("stablehlo"))),

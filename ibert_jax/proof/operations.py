@@ -77,8 +77,8 @@ def is_float_type(name: str) -> bool:
 
 
 CONTRACTIONS = frozenset(
-    ["dot_general", "stablehlo.dot_general", "dot", "dot_u8_s8", "convolution",
-     "conv_general_dilated", "stablehlo.convolution"]
+    ["dot_general", "stablehlo.dot_general", "dot", "dot_u8_s8", "dot_u8_packed",
+     "convolution", "conv_general_dilated", "stablehlo.convolution"]
 )  # fmt: skip
 
 _JAXPR = """
@@ -96,7 +96,7 @@ _JAXPR = """
     stop_gradient
     all_gather all_to_all axis_index pbroadcast pmax pmin ppermute psum psum_invariant pvary
     addupdate empty get masked_load masked_swap num_programs program_id swap
-    input output constant dot_u8_s8
+    input output constant dot_u8_s8 dot_u8_packed
 """
 
 _STABLEHLO = """
@@ -147,6 +147,9 @@ TRANSPARENT = frozenset(
      "__ynn_fusion", "__xnn_fusion", "__onednn_fusion",
      "__gpu$xla.gpu.triton", "triton_kernel_call_ffi",  # Pallas
      "__triton", "__triton_gemm", "__triton_nested_gemm_fusion", "__dynamic_memcpy",
+     # oneDNN's integer product adds in int32, which is asked of it for every shape
+     # (integer.packed); one with a bias, a function or a scale is named otherwise.
+     "__onednn$matmul",
      # cuBLAS has no integer product with anything but integer arithmetic; operands are typed.
      "__cublas$gemm", "__cublas$lt$matmul"]
 )  # fmt: skip

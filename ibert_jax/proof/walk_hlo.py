@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from functools import lru_cache
 from typing import Any
 
+from ibert_jax.integer import packed
 from ibert_jax.proof.operations import HLO, Operation
 
 # Field numbers of xla/service/hlo.proto and xla/xla_data.proto.
@@ -77,7 +78,9 @@ def _walk(instructions: list[Fields], computation: str) -> Iterator[Operation]:
 
 def _opaque(opcode: str, fields: Fields) -> str | None:
     if opcode == "custom-call":
-        target = _text(fields, _CUSTOM_CALL_TARGET)
+        target, config = _text(fields, _CUSTOM_CALL_TARGET), _text(fields, _BACKEND_CONFIG)
+        if target == packed.TARGET and packed.more_than_a_product(config):
+            return f"{target} of another kind"
         return f"{target} with scaling" if _scales(_config(fields)) else target
     if opcode == "fusion" and _text(fields, _FUSION_KIND) == "kCustom":
         config = _config(fields)

@@ -8,6 +8,7 @@ from typing import Any
 
 from jax.extend.mlir import ir
 
+from ibert_jax.integer import packed
 from ibert_jax.proof.operations import STABLEHLO, Operation, is_float_type
 
 _FLOAT_TEXT = re.compile(r"(bf|tf|f)(\d.*)")
@@ -88,7 +89,12 @@ def _attribute_types(attribute: Any) -> Iterator[str]:
 
 
 def _target(attributes: Any) -> str:
-    return str(attributes["call_target_name"]).strip('"')
+    target = ir.StringAttr(attributes["call_target_name"]).value
+    if target == packed.TARGET:
+        config = [attributes[key] for key in attributes if key == "backend_config"]
+        text = config[0].value if config and isinstance(config[0], ir.StringAttr) else ""
+        return f"{target} of another kind" if packed.more_than_a_product(text) else target
+    return target
 
 
 def _where(operation: Any) -> str:

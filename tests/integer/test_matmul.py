@@ -8,14 +8,9 @@ import numpy as np
 import pytest
 
 from ibert_jax import spec
-from ibert_jax.integer import matmul
-from ibert_jax.integer.matmul import (
-    dot_u8_s8,
-    int8_linear,
-    int8_scores,
-    row_sum_u8,
-    shift_bias,
-)
+from ibert_jax.integer import mixed
+from ibert_jax.integer.matmul import int8_linear, int8_scores, row_sum_u8, shift_bias
+from ibert_jax.integer.mixed import dot_u8_s8
 
 BATCHED = (((2,), (1,)), ((0,), (0,)))
 
@@ -63,7 +58,7 @@ def test_mixed_product_and_its_plain_form_agree() -> None:
     a, b, exact = mixed_case()
     assert np.array_equal(dot_u8_s8(a, b, BATCHED), exact)
     # What other platforms lower to.
-    assert np.array_equal(matmul._plain(a, b, dimensions=BATCHED), exact)
+    assert np.array_equal(mixed._plain(a, b, dimensions=BATCHED), exact)
 
 
 def test_mixed_product_under_vmap() -> None:
