@@ -58,10 +58,10 @@ def prepare_ours(folder: Path) -> None:
     ib.freeze(ib.calibrate(model, calibration(8))).save(folder / "frozen")
 
 
-def ours(folder: Path) -> Run:
+def ours(folder: Path, kernels: str) -> Run:
     import ibert_jax as ib
 
-    program = ib.IntegerModel.load(folder / "frozen")
+    program = ib.IntegerModel.load(folder / "frozen").with_kernels(kernels)
     return lambda ids, mask: np.asarray(
         program.integers(ids.astype(np.int32), attention_mask=mask.astype(np.int32))[0]
     )
@@ -286,8 +286,11 @@ PREPARE: dict[str, Callable[[Path], None]] = {
     "OpenVINO": prepare_openvino,
 }
 OURS = "ibert_jax int8"
+"""With weights laid out for oneDNN; the other is compiled by XLA alone, which is the default."""
+BY_XLA = f"{OURS}, XLA alone"
 CONTENDERS: dict[str, Callable[[Path], Run]] = {
-    OURS: ours,
+    OURS: lambda folder: ours(folder, "onednn"),
+    BY_XLA: lambda folder: ours(folder, "xla"),
     "OpenVINO int8": lambda folder: open_vino(folder, "int8"),
     "OpenVINO": lambda folder: open_vino(folder, "float32"),
     "ONNX Runtime int8": lambda folder: onnx_runtime(folder, "int8"),
