@@ -71,7 +71,7 @@ def padded_for_us(batches: Batches) -> Batches:
 def worker(name: str, folder: Path) -> None:
     """Answers each line of standard input, a case with its lengths, with one of JSON."""
     before = peak_mib()
-    if name.startswith(("JAX", OURS)):
+    if name.startswith(("JAX", "ibert_jax")):
         import jax
 
         jax.devices()
@@ -82,7 +82,7 @@ def worker(name: str, folder: Path) -> None:
         case, lengths = json.loads(line)
         if case not in cases:
             cases[case] = batches_of(case, lengths)
-            if name.startswith(("JAX", OURS)) and case == MIXED:
+            if name.startswith(("JAX", "ibert_jax")) and case == MIXED:
                 cases[case] = padded_for_us(cases[case])
         seconds, until = [], time.perf_counter() + TURN
         while not seconds or time.perf_counter() < until:

@@ -287,7 +287,7 @@ PREPARE: dict[str, Callable[[Path], None]] = {
 }
 OURS = "ibert_jax int8"
 """With weights laid out for oneDNN; the other is compiled by XLA alone, which is the default."""
-BY_XLA = f"{OURS}, XLA alone"
+BY_XLA = "ibert_jax, XLA alone"
 CONTENDERS: dict[str, Callable[[Path], Run]] = {
     OURS: lambda folder: ours(folder, "onednn"),
     BY_XLA: lambda folder: ours(folder, "xla"),

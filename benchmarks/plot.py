@@ -22,7 +22,7 @@ HERE = Path(__file__).parent
 OURS, MIXED = "ibert_jax int8", "mixed"  # as cpu.py calls them
 
 COMPARED = (
-    "ibert_jax int8, XLA alone",
+    "ibert_jax, XLA alone",
     "OpenVINO int8",
     "ONNX Runtime int8",
     "JAX bfloat16",

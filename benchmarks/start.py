@@ -1,6 +1,7 @@
 """How long does a new process take to its first answer: compiled anew, and from the cache?
 
-    PYTHONPATH=. python benchmarks/start.py --cache DIR [--case 8x128] [--record FILE.json]
+    PYTHONPATH=. python benchmarks/start.py --cache DIR [--case 8x128] [--kernels onednn]
+        [--record FILE.json]
 
 RoBERTa-base, random weights. Every round starts two processes one after the other, without a
 compilation cache and with one that an earlier process filled, as the command line keeps it. Told
@@ -28,7 +29,7 @@ from ibert_jax.files import write_whole
 STEPS = ("import", "load", "first_call", "next_call", "compilation")
 
 
-def worker(folder: Path, case: str, cache: str) -> int:
+def worker(folder: Path, case: str, kernels: str, cache: str) -> int:
     """Print what each step took."""
     times = [time.perf_counter()]
     import jax
@@ -40,7 +41,7 @@ def worker(folder: Path, case: str, cache: str) -> int:
     use_compile_cache(cache)
     jax.block_until_ready(jax.numpy.zeros(1))
     times.append(time.perf_counter())
-    program = ib.IntegerModel.load(folder / "frozen")
+    program = ib.IntegerModel.load(folder / "frozen").with_kernels(kernels)
     times.append(time.perf_counter())
     batch, length = map(int, case.split("x"))
     vocabulary = program.config.vocab_size
@@ -58,13 +59,14 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--cache", type=Path, required=True, help="where the model is prepared")
     parser.add_argument("--case", default="8x128", metavar="BxL", help="sentences x tokens")
+    parser.add_argument("--kernels", default="xla", help="see IntegerModel.with_kernels")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--small", action="store_true", help="a tiny encoder, to try this out")
     parser.add_argument("--record", type=Path, help="write the figures to this JSON file")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.worker:
-        return worker(options.cache, options.case, options.worker)
+        return worker(options.cache, options.case, options.kernels, options.worker)
 
     from gpu_contenders import LAYERS, SIZES, prepare
 
@@ -76,7 +78,7 @@ def main() -> int:
 
         def start(cache: str) -> dict[str, Any]:
             words = ["--cache", str(folder), "--case", options.case, "--worker", cache]
-            process = Worker(__file__, *words)
+            process = Worker(__file__, *words, "--kernels", options.kernels)
             try:
                 return process.ask()
             finally:
@@ -87,7 +89,7 @@ def main() -> int:
             for cache, name in zip(("off", filled), found, strict=True):
                 found[name].append(start(cache))
     results: dict[str, Any] = {
-        "command": f"python benchmarks/start.py --case {options.case}",
+        "command": f"python benchmarks/start.py --case {options.case} --kernels {options.kernels}",
         "device": found["anew"][0]["device"],
         "versions": versions(["jax", "jaxlib", "numpy"]),
         "size": {**SIZES[size], "layers": LAYERS[size]},

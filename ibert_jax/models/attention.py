@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -43,18 +44,21 @@ class IBertSelfAttention(nnx.Module):
         self, x: Any, mask: jax.Array, rngs: nnx.Rngs | None, heads: Any = None
     ) -> tuple[Any, Any]:
         """Tensor [B, T, C], bool mask [B, T] -> context [B, T, C], weights [B, H, T, T]."""
-        query, key, value = self._projections(x)
-        query, key = self.query_activation(query), self.key_activation(key)
-        value = self.value_activation(value)
+        activations = self.query_activation, self.key_activation, self.value_activation
+        query, key, value = (
+            activation(projection)
+            for activation, projection in zip(activations, self._projections(x), strict=True)
+        )
         weights = self.softmax(self.scores(query, key), mask[:, None, None, :], heads)
         context = self.context(self.dropout(weights, rngs), value)
         return self.output_activation(context), weights
 
-    def _projections(self, x: Any) -> tuple[Any, Any, Any]:
-        """Query, key and value, which in a frozen network may be one leaf (``frozen.packing``)."""
+    def _projections(self, x: Any) -> Iterator[Any]:
+        """Query, key and value; in a frozen network they may be one leaf (``frozen.packing``)."""
         if self.key is None:
-            return self.query(x)
-        return self.query(x), self.key(x), self.value(x)
+            yield from self.query(x)
+        else:
+            yield from (leaf(x) for leaf in (self.query, self.key, self.value))
 
 
 class IBertSelfOutput(nnx.Module):

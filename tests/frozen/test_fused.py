@@ -84,5 +84,5 @@ def test_program_lowers_for_a_gpu(kernels: str, count: int) -> None:
 
 
 def test_unknown_kernels_get_a_sentence() -> None:
-    with pytest.raises(ValueError, match="kernels must be one of xla, pallas, pallas-interpreted"):
+    with pytest.raises(ValueError, match="kernels must be one of xla, onednn, pallas"):
         program("channel").with_kernels("cuda")
