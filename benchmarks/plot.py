@@ -4,7 +4,8 @@
 
 writes docs/speed.svg, and the lines of the README between its two `speed` comments.
 A column of bars for each case, a row for each contender; a bar is tokens a second, beside it how
-many times slower than the integer program (the median over rounds of the ratios, as recorded). SVG
+many times slower than the integer program with oneDNN (the median over rounds of the ratios, as
+recorded). SVG
 by hand, so that it follows the reader's light or dark colours and needs no library.
 """
 
@@ -13,16 +14,18 @@ from __future__ import annotations
 import argparse
 import json
 import re
+import statistics
 import textwrap
 from html import escape
 from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).parent
-OURS, MIXED = "ibert_jax int8", "mixed"  # as cpu.py calls them
+OURS, BY_XLA, MIXED = "ibert_jax int8", "ibert_jax, XLA alone", "mixed"  # as cpu.py calls them
+FORMS = {OURS: "with oneDNN", BY_XLA: "XLA alone"}
+"""What the README calls the integer program's two forms."""
 
 COMPARED = (
-    "ibert_jax, XLA alone",
     "OpenVINO int8",
     "ONNX Runtime int8",
     "JAX bfloat16",
@@ -81,13 +84,14 @@ def draw(record: dict[str, Any]) -> str:
 def described(record: dict[str, Any]) -> str:
     """The README's lines: the picture, and a table of how it compares with those most in use."""
     cases = record["cases"]
-    named = {name for case in cases.values() for name in case["contenders"]} - {OURS}
+    named = {name for case in cases.values() for name in case["contenders"]} - {*FORMS}
     others = [name for name in COMPARED if name in named] or sorted(named)
-    rows = [["sentences × tokens", *others], ["---"] * (len(others) + 1)]
+    rows = [["sentences × tokens", "ours", *others], ["---"] * (len(others) + 2)]
     for case, found in cases.items():
-        entries = [found["contenders"].get(name, {}) for name in others]
-        ratios = [entry.get("ours_is_faster_by") for entry in entries]
-        rows.append([_said(case), *("" if r is None else f"{r:.2f}" for r in ratios)])
+        for form, said in FORMS.items():
+            if form in found["contenders"]:
+                ratios = [_faster_by(found["contenders"], form, name) for name in others]
+                rows.append([_said(case), said, *ratios])
     words = (
         f"RoBERTa-base, {record['layers']} layers, on {record['cpu']}, {record['threads']} threads:"
         " so many times as fast as each of the others, the median over interleaved rounds."
@@ -105,6 +109,14 @@ def described(record: dict[str, Any]) -> str:
     )
 
 
+def _faster_by(contenders: dict[str, Any], ours: str, other: str) -> str:
+    """So many times as fast: the median over the rounds of their ratios."""
+    if other not in contenders:
+        return ""
+    rounds = zip(contenders[other]["seconds"], contenders[ours]["seconds"], strict=True)
+    return f"{statistics.median(a / b for a, b in rounds):.2f}"
+
+
 def _column(left: int, case: str, found: dict[str, Any], names: list[str]) -> list[str]:
     """The bars of one case."""
     rates = {name: found["tokens"] / e["median"] for name, e in found["contenders"].items()}
@@ -114,7 +126,7 @@ def _column(left: int, case: str, found: dict[str, Any], names: list[str]) -> li
         if name not in rates:  # it could not be run here
             continue
         top, length = _TOP + _ROW * row, _LONGEST * rates[name] / most
-        kind = "ours" if name == OURS else "bar"
+        kind = "ours" if name in FORMS else "bar"
         parts.append(
             f'<rect class="{kind}" x="{left}" y="{top + 3}" width="{length:.1f}" height="16"/>'
         )

@@ -43,14 +43,16 @@ def test_pictures_are_whole_and_legible_in_the_dark(path: Path) -> None:
 
 def test_speed_is_drawn_from_the_record() -> None:
     entry = {"median": 0.5, "ours_is_faster_by": 2.0, "first": 1.0, "seconds": [0.5], "peak_mib": 9}
-    contenders = {plot.OURS: {**entry, "median": 0.25, "ours_is_faster_by": 1.0}, "slow": entry}
+    ours = {**entry, "median": 0.25, "ours_is_faster_by": 1.0, "seconds": [0.25]}
+    contenders = {plot.OURS: ours, "slow": entry}
     case = {"tokens": 1000, "contenders": contenders}
     record = {"cpu": "a <fast> one", "threads": 2, "layers": 12, "versions": {"jax": "0.10"}}
     svg = plot.draw({**record, "cases": {"8x128": case, plot.MIXED: {**case, "contenders": {}}}})
     texts = [element.text for element in ElementTree.fromstring(svg).iter() if element.text]
     assert {"8 × 128", "mixed", "4,000", "2,000 ×2.00", "slow"} <= set(texts)
     told = plot.described({**record, "cases": {"8x128": case}})
-    assert "| sentences × tokens | slow |" in told and "| 8 × 128 | 2.00 |" in told
+    assert "| sentences × tokens | ours | slow |" in told
+    assert "| 8 × 128 | with oneDNN | 2.00 |" in told
     assert plot.BLOCK.search((ROOT / "README.md").read_text(encoding="utf-8"))
     if SPEED.exists():
         drawn = (ROOT / "docs" / "speed.svg").read_text(encoding="utf-8")

@@ -100,9 +100,9 @@ class IntegerModel:
                 tests. The choice belongs to this object: it is not saved.
 
         A program with ``onednn`` is compiled anew in each process, never taken from JAX's
-        compilation cache; as a part of a function that is jitted elsewhere it runs as XLA compiles
-        it. XLA cannot divide a kernel among devices: with ``pallas``, share a batch out by
-        shard_map.
+        compilation cache. As a part of a function that is jitted elsewhere XLA compiles it, and its
+        weights are arranged as they were at every call: use ``xla`` there. XLA cannot divide a
+        kernel among devices: with ``pallas``, share a batch out by shard_map.
         """
         raise_if_any("with_kernels", [choice_problem("kernels", kernels, KERNELS)])
         if kernels == self.kernels or ONEDNN not in (kernels, self.kernels):

@@ -8,8 +8,9 @@ format that its documentation calls ``BA16a64b4a``. XLA carries oneDNN for the c
 
 Nothing of that is promised to anyone, so nothing is taken for granted:
 
-* For every shape oneDNN is asked first, and its answer is held against XLA's (``answers``). One
-  that chooses another format, lacks the instructions, or is not there is left alone.
+* For every shape oneDNN is asked first, and its answer held against the exact product
+  (``answers``). One that takes another format, lacks the instructions, or is not there is left
+  alone.
 * A compiled program with that custom call cannot be written to JAX's compilation cache: XLA 2026
   takes the call for one of another class and reads what is not there. The call is therefore made
   only in programs that this package compiles itself, and those are kept out of the cache.
@@ -47,10 +48,10 @@ CONFIG = {
 """A product and nothing more: no bias, no function after it, no scale."""
 BLOCK = 64
 """Rows of a block, and what rows and columns must be multiples of."""
-_FEW = 7
-"""Different rows that oneDNN is asked with: no multiple of those that its kernels take at once."""
 INTERLEAVED = 4
 """Columns that lie side by side: what one lane of a VNNI instruction multiplies and adds."""
+_FEW = 7
+"""Different rows that oneDNN is asked with: no multiple of those that its kernels take at once."""
 
 
 @jax.tree_util.register_dataclass

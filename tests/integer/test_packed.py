@@ -103,6 +103,12 @@ def test_onednn_that_answers_wrongly_is_left_alone(monkeypatch: pytest.MonkeyPat
     assert np.array_equal(found, exact)
 
 
+def test_onednn_that_is_not_there_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(packed, "TARGET", "__nobody$matmul")
+    assert not answers.__wrapped__(11, (64, 128))
+    assert not in_own_program()
+
+
 def test_other_types_and_lengths_are_refused() -> None:
     a, matrix, _ = operands(2, (64, 64))
     with pytest.raises(TypeError, match="takes uint8 and int8 operands, got int8 and int8"):
