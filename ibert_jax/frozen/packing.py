@@ -56,9 +56,7 @@ def pack_matrices(network: nnx.Module) -> None:
         for attention in _attentions(layer):
             _join(attention)
         for path, leaf in integer_leaves(layer).items():
-            if isinstance(leaf, JointLinear):
-                put_leaf(layer, path, nnx.data(JointLinear(_packed(leaf.linear), leaf.parts)))
-            elif isinstance(leaf, IntegerLinear):
+            if isinstance(leaf, IntegerLinear):
                 put_leaf(layer, path, nnx.data(_packed(leaf)))
 
     if jax.default_backend() == "cpu" and answers(COPIES, (BLOCK, BLOCK)):
@@ -103,7 +101,7 @@ def _join(attention: Any) -> None:
     ):
         return
     joined = jax.tree.map(lambda *arrays: np.concatenate(arrays), *leaves)
-    attention.query = nnx.data(JointLinear(joined, len(leaves)))
+    attention.query = nnx.data(JointLinear(_packed(joined), len(leaves)))
     attention.key = attention.value = nnx.data(None)
 
 
