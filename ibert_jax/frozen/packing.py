@@ -18,6 +18,7 @@ import numpy as np
 from flax import nnx
 
 from ibert_jax.frozen.network import integer_leaves, put_leaf
+from ibert_jax.integer.compiled import on_device
 from ibert_jax.integer.matmul import COPIES
 from ibert_jax.integer.packed import BLOCK, Packed, answers
 from ibert_jax.layers.linear import IntegerLinear
@@ -118,7 +119,8 @@ def _part(attention: Any) -> None:
 def _packed(leaf: IntegerLinear) -> IntegerLinear:
     if not Packed.fits(leaf.weight.shape):
         return leaf
-    return dataclasses.replace(leaf, weight=Packed.of(leaf.weight))
+    # On the device one by one: all of them as NumPy's arrays first would be memory taken twice.
+    return dataclasses.replace(leaf, weight=jax.tree.map(on_device, Packed.of(leaf.weight)))
 
 
 def _plain(leaf: IntegerLinear) -> IntegerLinear:

@@ -110,7 +110,7 @@ def answers(rows: int, shape: tuple[int, int]) -> bool:
     try:
         with own_program(), jax.disable_jit(False):
             found = _compiled(few[turns], Packed.of(matrix).blocks, ask=False)
-        return np.array_equal(found, exact[turns])
+        return all((np.asarray(found)[i :: len(few)] == row).all() for i, row in enumerate(exact))
     except jax.errors.JaxRuntimeError:  # no such custom call
         return False
 
