@@ -27,6 +27,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 import ibert_jax as ib
 from ibert_jax.inference import default_directory
+from ibert_jax.integer.mixed import vectorized
 
 FOLDER = Path(__file__).parents[1] / "tests" / "data" / "hashes"
 TINY = ("channel", "reference")
@@ -82,6 +83,11 @@ def hashes(names: list[str], kernels: str = "xla") -> dict[str, str]:
     }
 
 
+def products(platform: str) -> str:
+    """Of which types a network's products are on this machine."""
+    return "uint8 x int8" if platform == "cpu" and vectorized() else "int8 x int8"
+
+
 def check(names: list[str], kernels: str = "xla") -> dict[str, Any]:
     """The record of this machine: device, versions, and the hash of every model named."""
     found = hashes(names, kernels)
@@ -91,6 +97,7 @@ def check(names: list[str], kernels: str = "xla") -> dict[str, Any]:
         "platform": devices[0].platform,
         "devices": len(devices),
         "kernels": kernels,
+        "products": products(devices[0].platform),
         "versions": {"ibert_jax": ib.__version__, "jax": jax.__version__, "numpy": np.__version__},
         "python": ".".join(map(str, sys.version_info[:3])),
         "sha256": found,
@@ -102,9 +109,10 @@ def keep(record: dict[str, Any], path: Path) -> None:
     """Add a record to a JSON list, in the place of an earlier one of the same machine."""
 
     def place(entry: dict[str, Any]) -> tuple[Any, ...]:
-        kernels = entry.get("kernels", "xla")  # which older records do not name
-        versions = entry["versions"]
-        return entry["platform"], entry["device"], entry["devices"], versions["jax"], kernels
+        # Which older records do not name.
+        kernels, products = entry.get("kernels", "xla"), entry.get("products")
+        machine = entry["platform"], entry["device"], entry["devices"]
+        return *machine, entry["versions"]["jax"], kernels, products
 
     earlier = json.loads(path.read_text()) if path.exists() else []
     records = [entry for entry in earlier if place(entry) != place(record)] + [record]
@@ -163,7 +171,8 @@ def main() -> int:
         print(f"{name:10} {found} {'as committed' if found == expected()[name] else 'DIFFERS'}")
     print(
         f"{'PASS' if record['passed'] else 'FAIL'} on {record['devices']} x {record['device']} "
-        f"({record['platform']}), kernels {record['kernels']}, jax {jax.__version__}, "
+        f"({record['platform']}), kernels {record['kernels']}, {record['products']}, "
+        f"jax {jax.__version__}, "
         f"Python {record['python']}"
     )
     if arguments.record is not None:

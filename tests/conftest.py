@@ -50,6 +50,19 @@ def unoptimized() -> Iterator[None]:
     jax.config.update("jax_disable_most_optimizations", False)
 
 
+@pytest.fixture(params=[True, False], ids=["vectorized", "not-vectorized"])
+def vectorized(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[bool]:
+    """Processors with vector instructions for uint8 by int8 products, and others."""
+    from ibert_jax.integer import mixed
+
+    if jax.default_backend() != "cpu":
+        pytest.skip("a matter of the CPU backend's lowering")
+    monkeypatch.setattr(mixed, "vectorized", lambda: request.param)
+    jax.clear_caches()  # what was lowered for this processor
+    yield request.param
+    jax.clear_caches()
+
+
 WORDS = ("[CLS]", "[PAD]", "[SEP]", "[UNK]", "good", "bad", "film", "very")
 """The vocabulary of `tiny_checkpoint`; the position is the id."""
 

@@ -16,6 +16,7 @@ import pytest
 from ibert_jax.cli import main
 from ibert_jax.commands import info
 from ibert_jax.frozen import IntegerModel
+from ibert_jax.integer import mixed
 
 FROZEN = Path(__file__).parent / "data" / "hashes"
 
@@ -48,17 +49,24 @@ def test_every_extra_for_users_is_told_of() -> None:
 
 def test_says_why_a_fast_path_is_off(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("TOKENIZERS_PARALLELISM", "false")
-    monkeypatch.setattr(info, "_VNNI", ("of another processor",))
+    monkeypatch.setattr(mixed, "vectorized", lambda: False)  # another processor
+    jax.clear_caches()  # what was lowered for this one
     monkeypatch.setattr(info.util, "find_spec", lambda name: None)
     jax.config.update("jax_compilation_cache_dir", str(tmp_path))
     try:
         found = info.collect()
     finally:
         jax.config.update("jax_compilation_cache_dir", None)
+        jax.clear_caches()
     paths = _paths(found)
     assert paths["parallel tokenization"] == (False, "TOKENIZERS_PARALLELISM is false")
     assert paths["compilation cache"] == (True, f"compiled programs are kept in {tmp_path}")
-    assert "no VNNI" in paths["mixed 8-bit products"][1]
+    on, why = paths["mixed 8-bit products"]
+    assert not on and "no VNNI" in why
+    assert paths["weights laid out for oneDNN"] == (
+        False,
+        "they are for VNNI instructions of AVX-512",
+    )
     assert not any(extra["installed"] for extra in found["extras"])
     off = _paths(info.collect())["compilation cache"]
     assert off[0] is False and "IBERT_JAX_CACHE" in off[1]

@@ -43,8 +43,8 @@ _TRIED = {
     "tpu": "never run on a TPU; programs are lowered for one in the tests, not compiled",
 }
 
-# x86's instructions for 8-bit products, as Linux names them.
-_VNNI = ("avx512_vnni", "avx_vnni")
+# Instructions for 8-bit products, of x86 and ARM, as Linux names them.
+_INSTRUCTIONS = ("avx512_vnni", "avx_vnni", "amx_int8", "asimddp", "i8mm")
 
 
 def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -69,13 +69,12 @@ def run(args: argparse.Namespace) -> int:
 def collect() -> dict[str, Any]:
     """Everything as plain values; the keys are those of `ibert-jax info --json`."""
     devices, failure = _devices()
-    processor = _processor()
     return {
         "ibert_jax": __version__,
         "from": str(Path(__file__).parents[1]),
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",
-        "processor": processor,
+        "processor": _processor(),
         "versions": {name: _version(name) for name in _PACKAGES},
         "devices": devices,
         "problem": failure,
@@ -84,7 +83,7 @@ def collect() -> dict[str, Any]:
             for name, value in sorted(os.environ.items())
             if name.startswith(("JAX_", "XLA_", "IBERT_JAX_", "CUDA_VISIBLE"))
         },
-        "fast_paths": _fast_paths(devices, processor) if devices else [],
+        "fast_paths": _fast_paths(devices) if devices else [],
         "extras": _extras(),
         "tried": _TRIED,
     }
@@ -125,15 +124,14 @@ def _processor() -> dict[str, Any]:
         if key.strip() in ("flags", "Features"):
             flags = set(value.split())
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    known = (*_VNNI, "amx_int8", "asimddp", "i8mm")
-    instructions = None if flags is None else [each for each in known if each in flags]
+    instructions = None if flags is None else [each for each in _INSTRUCTIONS if each in flags]
     return {"name": name or platform.machine(), "cores": cores, "instructions": instructions}
 
 
-def _fast_paths(devices: list[dict[str, Any]], processor: dict[str, Any]) -> list[dict[str, Any]]:
+def _fast_paths(devices: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """What makes programs faster, whether it is on here, and the reason."""
     found = (
-        ("mixed 8-bit products", *_mixed_products(devices[0]["platform"], processor)),
+        ("mixed 8-bit products", *_mixed_products(devices[0]["platform"])),
         ("weights laid out for oneDNN", *_packed(devices[0]["platform"])),
         ("fused GPU kernels", *_fused(devices[0]["platform"])),
         ("compiled code", *_compiled()),
@@ -144,7 +142,7 @@ def _fast_paths(devices: list[dict[str, Any]], processor: dict[str, Any]) -> lis
     return [{"name": name, "on": on, "why": why} for name, on, why in found]
 
 
-def _mixed_products(kind: str, processor: dict[str, Any]) -> tuple[bool, str]:
+def _mixed_products(kind: str) -> tuple[bool, str]:
     """Whether a linear layer is lowered to uint8 x int8 here: asked of the lowering itself."""
     import jax
     import jax.numpy as jnp
@@ -153,29 +151,29 @@ def _mixed_products(kind: str, processor: dict[str, Any]) -> tuple[bool, str]:
 
     q, weight = jnp.zeros((8, 64), jnp.int8), jnp.zeros((64, 64), jnp.int8)
     bias = jnp.zeros(64, jnp.int32)
-    on = "ui8" in jax.jit(int8_linear).lower(q, weight, bias, bias).as_text()
-    if not on:
+    lines = jax.jit(int8_linear).lower(q, weight, bias, bias).as_text().splitlines()
+    if any("dot_general" in line and "ui8" in line for line in lines):
+        return True, "activations travel as uint8, which runs on this processor's VNNI instructions"
+    if kind != "cpu":
         return False, f"on {kind} int8 x int8 is the fast product; the integers are the same"
-    instructions = processor["instructions"]
-    if instructions is None:
-        return True, "activations travel as uint8; this processor's instructions are not known"
-    if not any(each in instructions for each in _VNNI):
-        return True, (
-            "activations travel as uint8, but this processor lists no VNNI instructions, from "
-            "which the gain comes: expect less than the published speed"
-        )
-    return True, "activations travel as uint8, which runs on this processor's VNNI instructions"
+    return False, (
+        "this processor has no VNNI instructions of AVX-512, on which uint8 x int8 would be fast: "
+        "it is int8 x int8, slower than the published speed; the integers are the same"
+    )
 
 
 def _packed(kind: str) -> tuple[bool, str]:
     """Whether oneDNN gives the exact product here: asked of it."""
+    from ibert_jax.integer.mixed import vectorized
     from ibert_jax.integer.packed import BLOCK, answers
 
     if kind != "cpu":
         return False, f"they are for CPUs, this is {kind}"
+    if not vectorized():
+        return False, "they are for VNNI instructions of AVX-512"
     if not answers(BLOCK, (BLOCK, BLOCK)):
         return False, "oneDNN did not give the exact product here"
-    return False, ("on request, for few tokens at a time: program.with_kernels('onednn')")
+    return False, "on request, for few tokens at a time: program.with_kernels('onednn')"
 
 
 def _fused(kind: str) -> tuple[bool, str]:

@@ -209,7 +209,7 @@ def _product(graph: Graph, eqn: Any, operands: list[Value]) -> str:
     """A product of 8-bit tensors: MatMulInteger on [..., M, K] and [..., K, N]."""
     p = eqn.params
     ((a_contract, b_contract), (a_batch, b_batch)) = p.get("dimension_numbers") or p["dimensions"]
-    a, b = operands
+    a, b, *_ = operands  # what else `dot_u8_s8` takes does not change its result
     if _dtype(a) not in (np.int8, np.uint8) or _dtype(b) != np.int8:
         raise NotImplementedError(f"a product of {_dtype(a)} and {_dtype(b)} is not 8-bit")
 

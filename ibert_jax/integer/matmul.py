@@ -64,15 +64,19 @@ def int8_linear(
     dimensions = (((q.ndim - 1,), (1,)), ((), ()))
     shape = (1,) * (q.ndim - 1) + (-1,)
 
-    def unsigned(q: jax.Array, weight: Matrix, _: jax.Array, bias: jax.Array) -> jax.Array:
-        a = to_unsigned(q)
+    def unsigned(q: jax.Array, weight: Matrix, bias: jax.Array, shifted: jax.Array) -> jax.Array:
+        a, surplus = to_unsigned(q), (bias - shifted).reshape(shape)
         if alone := q.ndim > 1 and all(isinstance(n, int) and n == 1 for n in q.shape[:-1]):
             a = jnp.broadcast_to(a, (*a.shape[:-2], COPIES, a.shape[-1]))
         product = of_matrix(
             weight,
-            lambda w: dot_u8_packed(a, w) if isinstance(w, Packed) else dot_u8_s8(a, w, dimensions),
+            lambda w: (
+                dot_u8_packed(a, w)
+                if isinstance(w, Packed)
+                else dot_u8_s8(a, w, dimensions, surplus)
+            ),
         )
-        return (product[..., :1, :] if alone else product) + bias.reshape(shape)
+        return (product[..., :1, :] if alone else product) + shifted.reshape(shape)
 
     def signed(q: jax.Array, weight: Matrix, bias: jax.Array, _: jax.Array) -> jax.Array:
         product = of_matrix(
@@ -94,7 +98,7 @@ def int8_scores(query: jax.Array, key: jax.Array) -> jax.Array:
         ones = jnp.ones((COPIES, key.shape[2]), jnp.int8)
         sums = dot_s8(key.reshape(-1, key.shape[2]), ones, (((1,), (1,)), ((), ())))[:, 0]
         surplus = materialize(ZERO_POINT * sums.reshape(key.shape[0], 1, key.shape[1]))
-        return dot_u8_s8(to_unsigned(query), key, dimensions) - surplus
+        return dot_u8_s8(to_unsigned(query), key, dimensions, surplus) - surplus
 
     def signed(query: jax.Array, key: jax.Array) -> jax.Array:
         return dot_s8(query, key, dimensions)

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+from functools import partial
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,6 +13,7 @@ import pytest
 
 from ibert_jax import spec
 from ibert_jax.integer import mixed
+from ibert_jax.integer.compiled import cpu_features
 from ibert_jax.integer.matmul import int8_linear, int8_scores, row_sum_u8, shift_bias
 from ibert_jax.integer.mixed import dot_u8_s8
 
@@ -76,12 +81,54 @@ def test_mixed_product_refuses_other_types() -> None:
         dot_u8_s8(b, b, BATCHED)
 
 
-def test_mixed_product_stays_8_bit_on_cpu() -> None:
-    if jax.default_backend() != "cpu":
-        pytest.skip("the CPU backend's lowering")
-    a, b, _ = mixed_case()
-    text = jax.jit(lambda a, b: dot_u8_s8(a, b, BATCHED)).lower(a, b).as_text()
-    assert "tensor<6x5x16xui8>, tensor<6x16x8xi8>" in text
+def test_products_are_the_same_on_every_processor(vectorized: bool) -> None:
+    a, b, exact = mixed_case()
+    sums = mixed.ZERO_POINT * np.asarray(b).astype(np.int32).sum(axis=1, keepdims=True)
+    known = partial(dot_u8_s8, dimensions=BATCHED, surplus=jnp.asarray(sums))
+    found = [partial(dot_u8_s8, dimensions=BATCHED), known]
+    assert all(np.array_equal(jax.jit(product)(a, b), exact) for product in found)
+    single = partial(dot_u8_s8, dimensions=(((1,), (0,)), ((), ())))
+    mapped = jax.vmap(lambda x, y, s: single(x, y, surplus=s))(a, b, jnp.asarray(sums))
+    assert np.array_equal(mapped, exact)
+    for rows in (1, 12):
+        q, weight, bias = linear_case(rows, 40, 9)
+        want = np.asarray(q, np.int64) @ np.asarray(weight).T.astype(np.int64) + np.asarray(bias)
+        linear = jax.jit(int8_linear)
+        assert np.array_equal(linear(q, weight, bias, shift_bias(weight, bias)), want)
+
+
+def test_products_stay_8_bit_on_every_processor(vectorized: bool) -> None:
+    """XLA would run a lone row, or operands of a layout that it does not like, in int32."""
+    q, weights = jnp.zeros((12, 64, 64), jnp.int8), jnp.zeros((12, 64, 64), jnp.uint8)
+    matrix, bias = jnp.zeros((64, 64), jnp.int8), jnp.zeros(64, jnp.int32)
+    for lowered in (
+        jax.jit(int8_scores).lower(q, q),
+        jax.jit(row_sum_u8).lower(weights),
+        jax.jit(partial(dot_u8_s8, dimensions=BATCHED)).lower(weights, q),
+        jax.jit(int8_linear).lower(q[0], matrix, bias, bias),
+        jax.jit(int8_linear).lower(q[0, :1], matrix, bias, bias),
+    ):
+        types = "ui8>, tensor<" if vectorized else "xi8>, tensor<"
+        products = [line for line in lowered.as_text().splitlines() if "dot_general" in line]
+        assert products and types in products[-1]
+        compiled = lowered.compile().as_text()
+        assert "__ynn_fusion" in compiled and " dot(s32" not in compiled
+
+
+@pytest.mark.skipif(not Path("/proc/cpuinfo").exists(), reason="Linux tells what there is")
+def test_processor_is_known() -> None:
+    """Or it would be given the slower products without anyone noticing."""
+    told = Path("/proc/cpuinfo").read_text()
+    limited = "xla_cpu_max_isa" in os.environ.get("XLA_FLAGS", "")
+    assert cpu_features() and mixed.vectorized() == ("avx512_vnni" in told and not limited)
+
+
+def test_a_processor_that_is_not_told_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_backend(**_: object) -> None:
+        raise RuntimeError("Unknown backend cpu")
+
+    monkeypatch.setattr(jax, "local_devices", no_backend)
+    assert cpu_features.__wrapped__() == frozenset()
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 1), (6, 5, 16), (4, 48, 64)])
@@ -98,11 +145,3 @@ def test_row_sums_of_bytes(shape: tuple[int, ...]) -> None:
     x = np.random.default_rng(0).integers(0, 256, shape).astype(np.uint8)
     x[0] = 255
     assert np.array_equal(jax.jit(row_sum_u8)(x), x.astype(np.int64).sum(-1, keepdims=True))
-
-
-def test_matmuls_of_attention_stay_8_bit_on_cpu() -> None:
-    """XLA would run a lone row, or operands of a layout that it does not like, in int32."""
-    q, weights = jnp.zeros((12, 64, 64), jnp.int8), jnp.zeros((12, 64, 64), jnp.uint8)
-    for compiled in (jax.jit(int8_scores).lower(q, q), jax.jit(row_sum_u8).lower(weights)):
-        text = compiled.compile().as_text()
-        assert "__ynn_fusion" in text and " dot(s32" not in text

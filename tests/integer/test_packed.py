@@ -103,6 +103,13 @@ def test_onednn_that_answers_wrongly_is_left_alone(monkeypatch: pytest.MonkeyPat
     assert np.array_equal(found, exact)
 
 
+def test_onednn_is_not_asked_on_other_processors(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where it might never answer."""
+    monkeypatch.setattr(packed, "vectorized", lambda: False)
+    monkeypatch.setattr(packed, "_compiled", None)
+    assert not answers.__wrapped__(8, (64, 64))
+
+
 def test_onednn_that_is_not_there_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(packed, "TARGET", "__nobody$matmul")
     assert not answers.__wrapped__(11, (64, 128))
