@@ -14,8 +14,10 @@ def to_stablehlo(signature: Signature) -> bytes:
     """The serialized program, for ``jax.export.deserialize``.
 
     It holds the fast form for each of ``PLATFORMS``, of which JAX chooses where it runs; large
-    matrices lie as they do on the platform that exports (``models.layer_stack``). Each shape of
-    the arguments is compiled when it first comes.
+    matrices lie as they do on the platform that exports (``models.layer_stack``). For CPUs its
+    products are those that are fast on the processor that exports (``integer.mixed``): export for
+    processors without AVX-512's VNNI on one of them, or under ``XLA_FLAGS=--xla_cpu_max_isa=AVX2``.
+    Each shape of the arguments is compiled when it first comes.
 
     Raises:
         ModuleNotFoundError: flatbuffers, with which JAX writes and reads such files, is missing.
