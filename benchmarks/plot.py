@@ -5,8 +5,7 @@
 writes docs/speed.svg, and the lines of the README between its two `speed` comments.
 A column of bars for each case, a row for each contender; a bar is tokens a second, beside it how
 many times slower than the integer program with oneDNN (the median over rounds of the ratios, as
-recorded). SVG
-by hand, so that it follows the reader's light or dark colours and needs no library.
+recorded). SVG by hand, so that it follows the reader's light or dark colours and needs no library.
 """
 
 from __future__ import annotations
