@@ -109,8 +109,8 @@ def keep(record: dict[str, Any], path: Path) -> None:
     """Add a record to a JSON list, in the place of an earlier one of the same machine."""
 
     def place(entry: dict[str, Any]) -> tuple[Any, ...]:
-        # Which older records do not name.
-        kernels, products = entry.get("kernels", "xla"), entry.get("products")
+        # Older records, of processors with VNNI, do not name the last two.
+        kernels, products = entry.get("kernels", "xla"), entry.get("products", "uint8 x int8")
         machine = entry["platform"], entry["device"], entry["devices"]
         return *machine, entry["versions"]["jax"], kernels, products
 

@@ -24,6 +24,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
+import os
 from collections.abc import Sequence
 from typing import Any, Self
 
@@ -46,6 +47,8 @@ CONFIG = {
     }
 }
 """A product and nothing more: no bias, no function after it, no scale."""
+LIMITS = ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA")
+"""Environment variables by which oneDNN is held to fewer instructions than the processor has."""
 BLOCK = 64
 """Rows of a block, and what rows and columns must be multiples of."""
 INTERLEAVED = 4
@@ -101,11 +104,11 @@ def answers(rows: int, shape: tuple[int, int]) -> bool:
     Operands are random and reach the ends of their types, at which instructions that add in 16 bits
     would saturate. A few different rows, in turn, stand for as many as there are.
 
-    Without VNNI it is not even asked: its products for other processors start threads within
-    threads, which XLA runs one after the other, and so wait for ever now and then (one in eight
-    processes with AVX2).
+    Without VNNI, or where it may have been told not to use it, it is not even asked: its products
+    for other processors start threads within threads, which XLA runs one after the other, and so
+    wait for ever now and then (one in eight processes with AVX2).
     """
-    if not vectorized():
+    if not vectorized() or any(name in os.environ for name in LIMITS):
         return False
     draw = np.random.default_rng(rows)
     few = draw.integers(0, 256, (min(rows, _FEW), shape[1]), np.uint8)

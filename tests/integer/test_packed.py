@@ -103,9 +103,14 @@ def test_onednn_that_answers_wrongly_is_left_alone(monkeypatch: pytest.MonkeyPat
     assert np.array_equal(found, exact)
 
 
-def test_onednn_is_not_asked_on_other_processors(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where it might never answer."""
-    monkeypatch.setattr(packed, "vectorized", lambda: False)
+@pytest.mark.parametrize("held", [False, True])
+def test_onednn_is_not_asked_on_other_processors(
+    held: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor held to the instructions of one: it might never answer."""
+    monkeypatch.setattr(packed, "vectorized", lambda: held)
+    if held:
+        monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX2")
     monkeypatch.setattr(packed, "_compiled", None)
     assert not answers.__wrapped__(8, (64, 64))
 
