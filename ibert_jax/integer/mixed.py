@@ -11,9 +11,8 @@ same on every machine.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import jax
@@ -55,7 +54,7 @@ def dot_u8_s8(
     return _dot_u8_s8.bind(a, b, *known, dimensions=dimensions)
 
 
-@functools.cache
+@cache
 def vectorized() -> bool:
     """Whether XLA's CPU backend has more than a plain loop for the mixed product on this machine.
 
