@@ -172,8 +172,7 @@ def main() -> int:
     print(
         f"{'PASS' if record['passed'] else 'FAIL'} on {record['devices']} x {record['device']} "
         f"({record['platform']}), kernels {record['kernels']}, {record['products']}, "
-        f"jax {jax.__version__}, "
-        f"Python {record['python']}"
+        f"jax {jax.__version__}, Python {record['python']}"
     )
     if arguments.record is not None:
         keep(record, arguments.record)

@@ -146,13 +146,13 @@ def _tracing() -> bool:
 def cpu_features() -> frozenset[str]:
     """What XLA's CPU backend compiles for, in LLVM's words ("avx512vnni"); none if it hides it.
 
-    Read from what an executable says of the machine that it was compiled for, which takes 10 ms:
-    that is the same on every operating system, and heeds the flags that XLA was given.
+    Read from what an executable says of the machine that it was compiled for, which takes 10 ms,
+    asks no operating system, and heeds the flags that XLA was given.
     """
     try:
         with jax.default_device(jax.local_devices(backend="cpu")[0]), jax.disable_jit(False):
-            executable = jax.jit(lambda: np.uint32(0)).lower().compile().runtime_executable()
-        told: bytes = executable.serialize()  # type: ignore[union-attr]
+            executable: Any = jax.jit(lambda: np.uint32(0)).lower().compile().runtime_executable()
+        told: bytes = executable.serialize()
     except (RuntimeError, AttributeError):  # no CPU backend, or one that keeps this to itself
         return frozenset()
     return frozenset(name.decode() for name in re.findall(rb"\+([a-z0-9.-]+)", told))

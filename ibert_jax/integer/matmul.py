@@ -65,7 +65,8 @@ def int8_linear(
     shape = (1,) * (q.ndim - 1) + (-1,)
 
     def unsigned(q: jax.Array, weight: Matrix, bias: jax.Array, shifted: jax.Array) -> jax.Array:
-        a, surplus = to_unsigned(q), (bias - shifted).reshape(shape)
+        a = to_unsigned(q)
+        surplus = (bias - shifted).reshape(shape)  # 128 sum_k weight: known, whatever lowers it
         if alone := q.ndim > 1 and all(isinstance(n, int) and n == 1 for n in q.shape[:-1]):
             a = jnp.broadcast_to(a, (*a.shape[:-2], COPIES, a.shape[-1]))
         product = of_matrix(

@@ -47,8 +47,12 @@ def dot_u8_s8(
     Args:
         a, b, dimensions: as in ``lax.dot_general``.
         surplus: 128 times the sums of ``b`` over what is contracted, where they are known: int32,
-            of a shape that broadcasts to the result's. Only some machines need them, and compute
-            them for each call if they are not given. The result does not depend on it.
+            of the result's shape or with 1 in place of a dimension. Machines that multiply int8 by
+            int8 put the zero point back by them, and compute them for each call if not given them;
+            others do not read them.
+
+    Raises:
+        TypeError: operands of other types, a surplus of another type or shape.
     """
     known = () if surplus is None else (surplus,)
     return _dot_u8_s8.bind(a, b, *known, dimensions=dimensions)
@@ -59,8 +63,8 @@ def vectorized() -> bool:
     """Whether XLA's CPU backend has more than a plain loop for the mixed product on this machine.
 
     XLA's library of products (YNNPACK, 2026) has kernels for the mixed product with AVX-512's VNNI
-    and with AMX, whose processors all have the former, and none for AVX2, AVX-VNNI or ARM, where a
-    plain loop is an eighth as fast as its kernels for int8 by int8.
+    and with AMX, whose processors all have the former, and a plain loop for AVX2, AVX-VNNI and ARM,
+    for which it has kernels for int8 by int8: eight times as fast with AVX2.
     """
     return "avx512vnni" in cpu_features()
 
@@ -92,8 +96,17 @@ def _abstract(a: Any, b: Any, *known: Any, dimensions: DotDimensions) -> Any:
         raise TypeError(f"dot_u8_s8 takes uint8 and int8 operands, got {a.dtype} and {b.dtype}")
     shape = jax.eval_shape(
         partial(dot_s8, dimensions=dimensions), a.update(dtype=np.dtype(np.int8)), b
-    )
-    return a.update(shape=shape.shape, dtype=np.dtype(np.int32))
+    ).shape
+    for surplus in known:
+        fits = len(surplus.shape) == len(shape) and all(
+            own in (1, size) for own, size in zip(surplus.shape, shape, strict=True)
+        )
+        if surplus.dtype != np.int32 or not fits:
+            raise TypeError(
+                f"expected a surplus of int32 that broadcasts to {shape}, got {surplus.dtype} "
+                f"{surplus.shape}"
+            )
+    return a.update(shape=shape, dtype=np.dtype(np.int32))
 
 
 def _lower_on_cpu(

@@ -105,8 +105,8 @@ def answers(rows: int, shape: tuple[int, int]) -> bool:
     would saturate. A few different rows, in turn, stand for as many as there are.
 
     Without VNNI, or where it may have been told not to use it, it is not even asked: its products
-    for other processors start threads within threads, which XLA runs one after the other, and so
-    wait for ever now and then (one in eight processes with AVX2).
+    for other processors are parallel loops within parallel loops, which XLA runs one after the
+    other, so that they wait for ever now and then (3 of 12 processes held to AVX2).
     """
     if not vectorized() or any(name in os.environ for name in LIMITS):
         return False

@@ -70,8 +70,8 @@ def elsewhere(flags: str, tmp_path: Path) -> dict[str, object]:
     command = [sys.executable, str(SCRIPT), "--models", "channel", "--record", str(record)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "PASS on" in done.stdout
     (written,) = json.loads(record.read_text())
+    assert f"PASS on {written['devices']} x" in done.stdout
     assert written["passed"] and written["sha256"] == {"channel": script().expected()["channel"]}
     return written
 
