@@ -50,6 +50,13 @@ def decode_lines(stream: Iterable[bytes], name: str) -> Iterator[Line]:
         yield Line(number, text.rstrip("\r\n"))
 
 
+def conll_cells(text: str) -> list[str] | None:
+    """The cells of a line of CoNLL's, between tabs or else blanks; None between sentences."""
+    if not text.strip() or text.startswith("-DOCSTART-"):
+        return None
+    return [cell.strip() for cell in (text.split("\t") if "\t" in text else text.split())]
+
+
 class ReadLine(NamedTuple):
     """One line of input, readable or not. number: counted from 1. text: without its line ending.
 

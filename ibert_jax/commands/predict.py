@@ -57,12 +57,12 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     rows.add_argument(
         "--file",
         metavar="FILE",
-        help="UTF-8 text, one sentence a line, or .tsv, .csv, .jsonl, .parquet; also as .gz, .bz2 "
-        "or .xz",
+        help="UTF-8 text, one sentence a line, or .tsv, .csv, .jsonl, .parquet, .conll (of which "
+        "the words are read); also as .gz, .bz2 or .xz",
     )
     rows.add_argument(
         "--format",
-        choices=("text", "tsv", "csv", "jsonl", "parquet"),
+        choices=("text", "tsv", "csv", "jsonl", "parquet", "conll"),
         help="how to read the file or standard input (default: as the file's name says, else text)",
     )
     rows.add_argument(

@@ -1,4 +1,4 @@
-"""Rows of files of any size: text, TSV, CSV, JSON lines, Parquet; gzip, bzip2 and xz too.
+"""Rows of files of any size: text, TSV, CSV, JSON lines, Parquet, CoNLL; gzip, bzip2, xz too.
 
 Read leniently: what is wrong with one row is told beside it, and the next row is read. Memory does
 not grow with the file, nor with a line of it.
@@ -19,9 +19,9 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
-from ibert_jax.lines import LONGEST_LINE, ReadLine, readable_lines
+from ibert_jax.lines import LONGEST_LINE, ReadLine, conll_cells, readable_lines
 
-FORMATS = ("text", "tsv", "csv", "jsonl", "parquet")
+FORMATS = ("text", "tsv", "csv", "jsonl", "parquet", "conll")
 _BY_NAME = {
     ".tsv": "tsv",
     ".csv": "csv",
@@ -29,6 +29,7 @@ _BY_NAME = {
     ".ndjson": "jsonl",
     ".json": "jsonl",
     ".parquet": "parquet",
+    ".conll": "conll",
 }
 _COMPRESSED: dict[str, Callable[..., Any]] = {
     ".gz": gzip.open,
@@ -88,9 +89,10 @@ class Source:
             raise ValueError(f"expected a format of {', '.join(FORMATS)}, got {self.format!r}")
         if self.format == "parquet" and path is None:
             raise ValueError("expected Parquet in a file, it cannot be read from standard input")
-        if self.format == "text" and (columns or keep):
+        if self.format in ("text", "conll") and (columns or keep):
             raise ValueError(
-                f"expected a file with columns, {self.name} is read as text; name its format"
+                f"expected a file with columns, {self.name} is read as {self.format}; "
+                "name its format"
             )
         self._columns, self._keep = tuple(columns), tuple(keep)
         self.known = known
@@ -122,7 +124,13 @@ class Source:
     def __iter__(self) -> Iterator[Row]:
         if self.format == "parquet":
             return self._parquet()
-        reader = {"text": _text, "tsv": self._tsv, "csv": self._csv, "jsonl": self._json}
+        reader = {
+            "text": _text,
+            "tsv": self._tsv,
+            "csv": self._csv,
+            "jsonl": self._json,
+            "conll": _conll,
+        }
         return self._read(reader[self.format])
 
     def _read(self, reader: Callable[[Iterator[ReadLine]], Iterator[Row]]) -> Iterator[Row]:
@@ -247,6 +255,35 @@ def _text(lines: Iterator[ReadLine]) -> Iterator[Row]:
         if problem is None and not line.text.strip():
             problem = EMPTY_LINE
         yield Row(line.number, None if problem else (line.text,), {}, problem)
+
+
+def _conll(lines: Iterator[ReadLine]) -> Iterator[Row]:
+    """Sentences of a word a line, its first column; tags, if there are any, are not read."""
+    words: list[str] = []
+    first, held, problem = 0, 0, None
+
+    def sentence() -> Row:
+        return Row(first, None if problem else (" ".join(words),), {}, problem)
+
+    for line in lines:
+        cells = conll_cells(line.text) if line.problem is None else [""]
+        if cells is None:
+            if first:
+                yield sentence()
+            words, first, held, problem = [], 0, 0, None
+            continue
+        first, held = first or line.number, held + len(cells[0]) + 1
+        if line.problem is not None:
+            problem = problem or f"line {line.number}: {line.problem}"
+        elif held > LONGEST_LINE:  # no blank line in sight
+            problem = problem or f"a sentence of more than {LONGEST_LINE} characters"
+            words.clear()
+        elif not cells[0]:
+            problem = problem or f"line {line.number}: expected a word in its first column"
+        if problem is None:
+            words.append(cells[0])
+    if first:
+        yield sentence()
 
 
 class _Overlong(Exception):

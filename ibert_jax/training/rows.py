@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ibert_jax.lines import read_lines
+from ibert_jax.lines import conll_cells, read_lines
 from ibert_jax.training.tasks import Task
 
 _BY_NAME = {
@@ -106,16 +106,16 @@ def _conll(path: Path, task: Task) -> Iterator[Row]:
     tags: list[str] = []
     first = 1
     for number, line in read_lines(path):
-        if not line.strip() or line.startswith("-DOCSTART-"):
+        cells = conll_cells(line)
+        if cells is None:
             if words:
                 yield Row(f"line {first} of {path}", {task.text: words, task.label: tags})
             words, tags, first = [], [], number + 1
             continue
-        cells = line.split("\t") if "\t" in line else line.split()
-        if len(cells) < 2 or not cells[0].strip() or not cells[-1].strip():
+        if len(cells) < 2 or not cells[0] or not cells[-1]:
             raise ValueError(f"expected a token and its tag in line {number} of {path}")
-        words.append(cells[0].strip())
-        tags.append(cells[-1].strip())
+        words.append(cells[0])
+        tags.append(cells[-1])
     if words:
         yield Row(f"line {first} of {path}", {task.text: words, task.label: tags})
 

@@ -125,6 +125,28 @@ def test_bad_rows_of_tables(tmp_path: Path) -> None:
     assert (found[6], found[7]) == ("the line is empty", "no value for text")
 
 
+def test_words_of_conll(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "rows.conll"
+    path.write_text(
+        "-DOCSTART- O\n\nEmpire\tO\nState Building\tB-location\n\n\n"
+        "alone\nEU NNP B-NP B-ORG\nrejects VBZ B-VP O\n"
+    )
+    expected = [(3, ("Empire State Building",), {}), (7, ("alone EU rejects",), {})]
+    assert _good(Source(path)) == expected
+    assert _good(Source(None, stream=io.BytesIO(path.read_bytes()), format="conll")) == expected
+    path.write_bytes(b"caf\xe9\tO\nb\tO\n\n\tO\nc\tO\n\ngood\tO\n")
+    assert _problems(path) == {
+        1: "line 1: byte 0xe9 at place 4 is not UTF-8",
+        4: "line 4: expected a word in its first column",
+        7: None,
+    }
+    monkeypatch.setattr("ibert_jax.inference.sources.LONGEST_LINE", 30)
+    path.write_text("word\n" * 20 + "\ngood\n")
+    assert _problems(path) == {1: "a sentence of more than 30 characters", 22: None}
+    with pytest.raises(ValueError, match="is read as conll; name its format"):
+        Source(path, columns=["text"])
+
+
 def test_csv_records(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "rows.csv"
     path.write_bytes(b'id,text\n1,"two\nlines"\n2,"caf\xe9\nx"\n3,a\rb\n4,good\n')
