@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import platform
 import sys
 from pathlib import Path
 from typing import Any
@@ -83,12 +84,12 @@ def hashes(names: list[str], kernels: str = "xla") -> dict[str, str]:
     }
 
 
-def products(platform: str) -> str:
-    """Of which types a network's products are on this machine."""
-    return "uint8 x int8" if platform == "cpu" and vectorized() else "int8 x int8"
+def products(kind: str) -> str:
+    """Of which types a network's products are on this kind of platform, on this machine."""
+    return "uint8 x int8" if kind == "cpu" and vectorized() else "int8 x int8"
 
 
-def check(names: list[str], kernels: str = "xla") -> dict[str, Any]:
+def check(names: list[str], kernels: str = "xla", emulator: str | None = None) -> dict[str, Any]:
     """The record of this machine: device, versions, and the hash of every model named."""
     found = hashes(names, kernels)
     devices = jax.devices()
@@ -96,6 +97,8 @@ def check(names: list[str], kernels: str = "xla") -> dict[str, Any]:
         "device": devices[0].device_kind,
         "platform": devices[0].platform,
         "devices": len(devices),
+        "architecture": platform.machine(),
+        "emulator": emulator,
         "kernels": kernels,
         "products": products(devices[0].platform),
         "versions": {"ibert_jax": ib.__version__, "jax": jax.__version__, "numpy": np.__version__},
@@ -109,10 +112,16 @@ def keep(record: dict[str, Any], path: Path) -> None:
     """Add a record to a JSON list, in the place of an earlier one of the same machine."""
 
     def place(entry: dict[str, Any]) -> tuple[Any, ...]:
-        # Older records, of processors with VNNI, do not name the last two.
-        kernels, products = entry.get("kernels", "xla"), entry.get("products", "uint8 x int8")
+        # Older records, of x86 with VNNI, do not name what follows the version.
+        older = {
+            "kernels": "xla",
+            "products": "uint8 x int8",
+            "architecture": "x86_64",
+            "emulator": None,
+        }
         machine = entry["platform"], entry["device"], entry["devices"]
-        return *machine, entry["versions"]["jax"], kernels, products
+        rest = (entry.get(name, usual) for name, usual in older.items())
+        return *machine, entry["versions"]["jax"], *rest
 
     earlier = json.loads(path.read_text()) if path.exists() else []
     records = [entry for entry in earlier if place(entry) != place(record)] + [record]
@@ -162,17 +171,18 @@ def main() -> int:
     parser.add_argument("--models", nargs="+", choices=[*TINY, PACKAGED], default=[*TINY, PACKAGED])
     parser.add_argument("--record", type=Path, help="add the result to this JSON file")
     parser.add_argument("--kernels", default="xla", help="see IntegerModel.with_kernels")
+    parser.add_argument("--emulator", help="what stands in for the processor, for the record")
     parser.add_argument("--create", action="store_true")
     arguments = parser.parse_args()
     if arguments.create:
         create()
-    record = check(arguments.models, arguments.kernels)
+    record = check(arguments.models, arguments.kernels, arguments.emulator)
     for name, found in record["sha256"].items():
         print(f"{name:10} {found} {'as committed' if found == expected()[name] else 'DIFFERS'}")
     print(
         f"{'PASS' if record['passed'] else 'FAIL'} on {record['devices']} x {record['device']} "
-        f"({record['platform']}), kernels {record['kernels']}, {record['products']}, "
-        f"jax {jax.__version__}, Python {record['python']}"
+        f"({record['platform']}, {record['architecture']}), kernels {record['kernels']}, "
+        f"{record['products']}, jax {jax.__version__}, Python {record['python']}"
     )
     if arguments.record is not None:
         keep(record, arguments.record)
