@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 LONGEST_LINE = 2**20
 """Bytes of a line that `readable_lines` reads."""
@@ -22,13 +22,18 @@ def read_lines(path: str | Path) -> Iterator[Line]:
 
     Raises FileNotFoundError, IsADirectoryError or ValueError (not UTF-8) naming file and line.
     """
+    with open_file(path) as stream:
+        yield from decode_lines(stream, str(path))
+
+
+def open_file(path: str | Path) -> BinaryIO:
+    """Open a file to read its bytes. Raises FileNotFoundError or IsADirectoryError naming it."""
     path = Path(path)
     if path.is_dir():
         raise IsADirectoryError(f"expected a text file, {path} is a folder")
     if not path.exists():
         raise FileNotFoundError(f"expected a text file, {path} does not exist")
-    with path.open("rb") as stream:
-        yield from decode_lines(stream, str(path))
+    return path.open("rb")
 
 
 def decode_lines(stream: Iterable[bytes], name: str) -> Iterator[Line]:

@@ -26,6 +26,7 @@ ORDER = (
     "quant_config",
     "config",
     "lines",
+    "documents",
     "checkpoints",
     "tokenizer",
     "integer",

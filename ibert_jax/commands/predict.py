@@ -57,8 +57,8 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     rows.add_argument(
         "--file",
         metavar="FILE",
-        help="UTF-8 text, one sentence a line, or .tsv, .csv, .jsonl, .parquet, .conll (of which "
-        "the words are read); also as .gz, .bz2 or .xz",
+        help="UTF-8 text, one sentence a line, or .tsv, .csv, .jsonl, .json, .parquet, .conll "
+        "(of which the words are read); also as .gz, .bz2 or .xz",
     )
     rows.add_argument(
         "--format",

@@ -11,7 +11,9 @@ if TYPE_CHECKING:
     from ibert_jax.inference import Sample
     from ibert_jax.inference.tasks import Task
 
-FORMATS = "UTF-8 text, one sentence a line, .conll, or .tsv, .csv, .jsonl, .parquet (see --column)"
+FORMATS = (
+    "UTF-8 text, one sentence a line, .conll, or .tsv, .csv, .jsonl, .json, .parquet (--column)"
+)
 """What `read_rows` reads, for the help of an option."""
 
 _PLAIN = (("sentence",), ("text",))

@@ -1,4 +1,4 @@
-"""Rows of files of any size: text, TSV, CSV, JSON lines, Parquet, CoNLL; gzip, bzip2, xz too.
+"""Rows of files of any size: text, TSV, CSV, JSON, Parquet, CoNLL; gzip, bzip2, xz too.
 
 Read leniently: what is wrong with one row is told beside it, and the next row is read. Memory does
 not grow with the file, nor with a line of it.
@@ -14,11 +14,12 @@ import io
 import json
 import lzma
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
+from ibert_jax.documents import Stream, read_objects, sniff
 from ibert_jax.lines import LONGEST_LINE, ReadLine, conll_cells, readable_lines
 
 FORMATS = ("text", "tsv", "csv", "jsonl", "parquet", "conll")
@@ -42,7 +43,8 @@ EMPTY_LINE, EMPTY_CELL = "the line is empty", "a cell to be read is empty"
 
 
 class Row(NamedTuple):
-    """A row of a file. number: its line (where it begins), or its number in a Parquet file, from 1.
+    """A row of a file. number: its line (where it begins), or which row it is in Parquet and in
+    one JSON document, from 1.
 
     cells: what stands in the columns that were asked for; None where there is a problem.
     kept: what stands in those to be handed on. problem: why the row cannot be read, else None.
@@ -57,6 +59,9 @@ class Row(NamedTuple):
     def empty(self) -> bool:
         """Whether it cannot be read because there is nothing to read."""
         return self.problem in (EMPTY_LINE, EMPTY_CELL)
+
+
+_Found = tuple[int, str | None, dict[str, Any] | None]  # an object's number, its problem, itself
 
 
 class Source:
@@ -122,28 +127,19 @@ class Source:
             return hashlib.sha256(str(self.size).encode() + head + file.read()).hexdigest()
 
     def __iter__(self) -> Iterator[Row]:
-        if self.format == "parquet":
-            return self._parquet()
-        reader = {
-            "text": _text,
-            "tsv": self._tsv,
-            "csv": self._csv,
-            "jsonl": self._json,
-            "conll": _conll,
-        }
-        return self._read(reader[self.format])
+        return self._parquet() if self.format == "parquet" else self._read()
 
-    def _read(self, reader: Callable[[Iterator[ReadLine]], Iterator[Row]]) -> Iterator[Row]:
+    def _read(self) -> Iterator[Row]:
         if self._path is None:
             assert self._stream is not None, "a path or a stream"
-            yield from reader(readable_lines(self._stream, self.name))
+            yield from self._rows(self._stream)
             return
         opener = _COMPRESSED.get(self._path.suffix.lower())
         with self._path.open("rb") as raw:
             self._raw = raw
             stream = raw if opener is None else io.BufferedReader(opener(raw), 2**16)
             try:
-                yield from reader(readable_lines(stream, self.name))
+                yield from self._rows(stream)
             except (EOFError, zlib.error, gzip.BadGzipFile, lzma.LZMAError, OSError) as error:
                 if opener is None:
                     raise
@@ -152,6 +148,21 @@ class Source:
                     f"short ({error}); copy it again"
                 ) from None
         self._raw, self._share = None, 1.0
+
+    def _rows(self, stream: Stream) -> Iterator[Row]:
+        if self.format == "jsonl":
+            is_document, stream = sniff(stream)
+            if is_document:
+                found = enumerate(read_objects(stream, self.name), 1)
+                return self._objects((number, None, each) for number, each in found)
+        reader = {
+            "text": _text,
+            "tsv": self._tsv,
+            "csv": self._csv,
+            "jsonl": self._json,
+            "conll": _conll,
+        }
+        return reader[self.format](readable_lines(stream, self.name))
 
     def _chosen(self, names: Sequence[str]) -> tuple[str, ...]:
         """The names of the columns to read, of those that there are."""
@@ -198,14 +209,22 @@ class Source:
             yield Row(number, tuple(cells[index] for index in columns), kept, None)
 
     def _json(self, lines: Iterator[ReadLine]) -> Iterator[Row]:
+        def objects() -> Iterator[_Found]:
+            for line in lines:
+                problem, found = line.problem, None
+                if problem is None:
+                    problem, found = _object(line.text)
+                yield line.number, problem, found
+
+        return self._objects(objects())
+
+    def _objects(self, objects: Iterable[_Found]) -> Iterator[Row]:
+        """Rows of objects (number, problem, object), the first of which names the columns."""
         columns = self._columns
-        for line in lines:
-            problem, found = line.problem, None
-            if problem is None:
-                problem, found = _object(line.text)
+        for number, problem, found in objects:
             if problem is None and not columns:
                 columns = self._chosen(list(found or ()))
-            yield _picked(line.number, problem, found, columns, self._keep)
+            yield _picked(number, problem, found, columns, self._keep)
 
     def _parquet(self) -> Iterator[Row]:
         try:

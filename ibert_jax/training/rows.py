@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ibert_jax.lines import conll_cells, read_lines
+from ibert_jax.documents import read_objects, sniff
+from ibert_jax.lines import conll_cells, open_file, read_lines
 from ibert_jax.training.tasks import Task
 
 _BY_NAME = {
@@ -145,18 +146,16 @@ def _parquet(path: Path, task: Task) -> Iterator[Row]:
 
 
 def _json(path: Path, task: Task) -> Iterator[Row]:
-    """Lines of objects; or one document, whose first line is then no object by itself."""
-    lines = [(number, line) for number, line in read_lines(path) if line.strip()]
-    if not lines:
-        return
-    try:
-        first = json.loads(lines[0][1])
-    except json.JSONDecodeError:
-        first = None
-    if not isinstance(first, dict) or _is_document(first):
-        yield from _document(path, "\n".join(line for _, line in lines), task)
-        return
-    for number, line in lines:
+    del task
+    with open_file(path) as file:
+        is_document, stream = sniff(file)
+        if is_document:
+            for number, fields in enumerate(read_objects(stream, str(path)), 1):
+                yield Row(f"example {number} of {path}", fields)
+            return
+    for number, line in read_lines(path):
+        if not line.strip():
+            continue
         where = f"line {number} of {path}"
         try:
             fields = json.loads(line)
@@ -167,35 +166,3 @@ def _json(path: Path, task: Task) -> Iterator[Row]:
         if not isinstance(fields, dict):
             raise ValueError(f"expected one JSON object a line, {where} is none")
         yield Row(where, fields)
-
-
-def _is_document(value: dict[str, Any]) -> bool:
-    return isinstance(value.get("data"), list)
-
-
-def _document(path: Path, text: str, task: Task) -> Iterator[Row]:
-    try:
-        value = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"expected JSON in {path}, could not read it ({error})") from None
-    if isinstance(value, dict) and _is_document(value):
-        value = value["data"]
-    if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
-        raise ValueError(
-            f"expected a list of objects, or SQuAD's nesting (data, paragraphs, qas), in {path}"
-        )
-    rows = (row for item in value for row in _unnested(item, task))
-    for number, fields in enumerate(rows, 1):
-        yield Row(f"example {number} of {path}", fields)
-
-
-def _unnested(item: dict[str, Any], task: Task) -> Iterator[dict[str, Any]]:
-    """Questions out of articles and paragraphs; anything else as it is."""
-    if isinstance(item.get("paragraphs"), list):
-        for paragraph in item["paragraphs"]:
-            yield from _unnested(paragraph, task)
-    elif isinstance(item.get("qas"), list):
-        for question in item["qas"]:
-            yield {str(task.pair): item.get(str(task.pair)), **question}
-    else:
-        yield item

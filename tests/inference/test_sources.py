@@ -147,6 +147,31 @@ def test_words_of_conll(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
         Source(path, columns=["text"])
 
 
+def test_one_json_document(tmp_path: Path) -> None:
+    questions = [{"id": str(i), "question": f"Who {i}?", "answers": []} for i in range(3)]
+    questions[1]["question"] = " "
+    nested = {"data": [{"paragraphs": [{"context": "An ox.", "qas": questions}]}]}
+    path = tmp_path / "squad.json"
+    for indent in (None, 2):
+        path.write_text(json.dumps(nested, indent=indent))
+        source = Source(path, known=[("question", "context")], keep=["id"])
+        expected = Row(1, ("Who 0?", "An ox."), {"id": "0"}, None)
+        empty, last = (
+            Row(2, None, {}, "a cell to be read is empty"),
+            expected._replace(number=3, cells=("Who 2?", "An ox."), kept={"id": "2"}),
+        )
+        assert list(source) == [expected, empty, last]
+        packed = tmp_path / "squad.json.gz"
+        packed.write_bytes(gzip.compress(path.read_bytes()))
+        assert list(Source(packed, known=[("question", "context")], keep=["id"]))[2] == last
+    stream = io.BytesIO(b'[{"text": "a"}, {"text": "b"}, {"other": 1}]')
+    rows = list(Source(None, stream=stream, format="jsonl"))
+    assert [row.cells for row in rows] == [("a",), ("b",), None]
+    path.write_text('[{"text": "a"},\n{"text" ')
+    with pytest.raises(ValueError, match=r"expected JSON in .*squad\.json, .*line 2"):
+        list(Source(path))
+
+
 def test_csv_records(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "rows.csv"
     path.write_bytes(b'id,text\n1,"two\nlines"\n2,"caf\xe9\nx"\n3,a\rb\n4,good\n')
