@@ -21,6 +21,7 @@ from ibert_jax.frozen.network import name_leaves
 from ibert_jax.frozen.packing import pack_matrices, unpack_matrices
 from ibert_jax.frozen.parts import in_parts, parts_of
 from ibert_jax.frozen.states import StateScales
+from ibert_jax.frozen.streamed import in_streams, streams_of
 from ibert_jax.integer.compiled import jit_program, on_device
 from ibert_jax.layers.embedding import quantize_rows
 from ibert_jax.models.inputs import as_array
@@ -169,7 +170,10 @@ class IntegerModel:
             checks.check_flag(name, value)
             options[name] = getattr(self.config, name) if value is None else value
         inputs = self.kind.prepared(self.config, "frozen", **arguments, **own)
-        return _run(dataclasses.replace(self, states=None), inputs, **options)
+        run = functools.partial(_run, dataclasses.replace(self, states=None), **options)
+        # Where everything is wanted, joining it would hold it twice.
+        count = 1 if any(options.values()) or self.kernels in FUSING else streams_of(inputs)
+        return run(inputs) if count == 1 else in_streams(run, inputs, count)
 
     def __call__(
         self, input_ids: Any = None, *, return_dict: bool | None = None, **arguments: Any

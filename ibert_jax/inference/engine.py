@@ -7,6 +7,7 @@ import functools
 import time
 from collections import deque
 from collections.abc import Sequence
+from concurrent.futures import Future
 from typing import Any
 
 import jax
@@ -19,6 +20,7 @@ from ibert_jax.inference.buckets import Batch, make_batches
 from ibert_jax.inference.lengths import FixedLengths, GrowingLengths, Lengths, lengths_up_to
 from ibert_jax.inference.tasks import Task
 from ibert_jax.integer.compiled import jit_program
+from ibert_jax.integer.streams import dispatch, streams
 from ibert_jax.quantize.tensor import QuantizedTensor
 from ibert_jax.tokenizer import Encoding
 
@@ -58,21 +60,26 @@ class Engine:
     def run(self, encodings: Sequence[Encoding]) -> list[Any]:
         """The task's part for each encoding, in their order."""
         parts: list[Any] = [None] * len(encodings)
-        pending: deque[tuple[Batch, Any]] = deque()
+        pending: deque[tuple[Batch, Future[Any]]] = deque()
         started, compiling, padded = time.perf_counter(), 0.0, self.padded_tokens
-        for batch in make_batches(
+        batches = make_batches(
             encodings,
             self._lengths,
             self.batch_size,
             pad_token_id=self.task.config.pad_token_id,
             devices=self._devices,
-        ):
+        )
+        side_by_side = 1 if self._graph is not None else min(streams(), _AHEAD)
+        for number, batch in enumerate(batches):
             new = batch.input_ids.shape not in self._compiled
             if new:  # compiling shall be timed, beside nothing else
                 self._collect_all(pending, encodings, parts)
             begun = time.perf_counter()
-            pending.append((batch, self.compute(batch, encodings)))
-            if new:  # the call waited for the compiler, and not for what it computes
+            self.padded_tokens += batch.input_ids.size
+            stream = None if side_by_side == 1 else number % side_by_side
+            pending.append((batch, dispatch(stream, self.compute, batch, encodings)))
+            if new:  # the call waits for the compiler, and not for what it computes
+                pending[-1][1].result()
                 self._compiled.add(batch.input_ids.shape)
                 compiling += (taken := time.perf_counter() - begun)
                 self._lengths.compiled(taken)
@@ -91,24 +98,30 @@ class Engine:
             "token_type_ids": self.task.known_types(batch.token_type_ids),
             **self.task.extra([encodings[source] for source in batch.sources]),
         }
-        self.padded_tokens += batch.input_ids.size
         arrays = jax.device_put(arrays, self._rows)
         if self._graph is None:
             return _run_program(type(self.task), self._parameters, arrays)
         return _run_model(type(self.task), self._graph, self._parameters, arrays)
 
     def _collect_all(
-        self, pending: deque[tuple[Batch, Any]], encodings: Sequence[Encoding], parts: list[Any]
+        self,
+        pending: deque[tuple[Batch, Future[Any]]],
+        encodings: Sequence[Encoding],
+        parts: list[Any],
     ) -> None:
         """The same for all that are being computed."""
         while pending:
             self._collect(*pending.popleft(), encodings, parts)
 
     def _collect(
-        self, batch: Batch, selected: Any, encodings: Sequence[Encoding], parts: list[Any]
+        self,
+        batch: Batch,
+        selected: Future[Any],
+        encodings: Sequence[Encoding],
+        parts: list[Any],
     ) -> None:
         """Wait for a batch and put what the task makes of its rows in their places."""
-        arrays = jax.device_get(selected)
+        arrays = jax.device_get(selected.result())
         for row, position in enumerate(batch.positions.tolist()):
             own = jax.tree.map(lambda array, row=row: array[row], arrays)
             parts[position] = self.task.reduce(own, encodings[position])

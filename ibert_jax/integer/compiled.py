@@ -41,7 +41,7 @@ def jit_program(function: Callable[..., Any], **options: Any) -> Callable[..., A
 
     @functools.wraps(function)
     def call(*arguments: Any, **named: Any) -> Any:
-        if _tracing():
+        if tracing():
             return nested(*arguments, **named)
         with own_program():
             return outermost()(*arguments, **named)
@@ -125,10 +125,10 @@ def on_device(array: Any) -> jax.Array:
     """
     if isinstance(array, jax.Array):
         return array
-    return jnp.asarray(array) if _tracing() else jax.device_put(array)
+    return jnp.asarray(array) if tracing() else jax.device_put(array)
 
 
-def _tracing() -> bool:
+def tracing() -> bool:
     """Whether what is computed now goes into a program that is being traced."""
     global _eager
     # A transfer tells, but takes 0.3 ms when a program has swept the caches. JAX's state tells

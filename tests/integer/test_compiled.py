@@ -25,7 +25,7 @@ def test_tracing_is_told_whatever_was_asked_before(monkeypatch: pytest.MonkeyPat
     told = []
 
     def ask(x: jax.Array) -> jax.Array:
-        told.append(compiled._tracing())
+        told.append(compiled.tracing())
         return x
 
     x = jnp.arange(3)
