@@ -17,6 +17,7 @@ from ibert_jax.cli import main
 from ibert_jax.commands import info
 from ibert_jax.frozen import IntegerModel
 from ibert_jax.integer import mixed
+from ibert_jax.integer.streams import streams
 
 FROZEN = Path(__file__).parent / "data" / "hashes"
 
@@ -68,6 +69,9 @@ def test_says_why_a_fast_path_is_off(monkeypatch: pytest.MonkeyPatch, tmp_path: 
         "they are for VNNI instructions of AVX-512",
     )
     assert not any(extra["installed"] for extra in found["extras"])
+    assert paths["programs side by side"][0] == (streams() > 1)
+    with jax.disable_jit():
+        assert not _paths(info.collect())["programs side by side"][0]
     off = _paths(info.collect())["compilation cache"]
     assert off[0] is False and "IBERT_JAX_CACHE" in off[1]
 

@@ -137,6 +137,7 @@ def _fast_paths(devices: list[dict[str, Any]]) -> list[dict[str, Any]]:
         ("fused GPU kernels", *_fused(devices[0]["platform"])),
         ("compiled code", *_compiled()),
         ("compilation cache", *_cache()),
+        ("programs side by side", *_streams(devices[0]["platform"])),
         ("several devices", *_several(devices)),
         ("parallel tokenization", *_tokenization()),
     )
@@ -201,6 +202,17 @@ def _cache() -> tuple[bool, str]:
         "switched off by --compile-cache or IBERT_JAX_CACHE, or its folder cannot be written; "
         "every start compiles anew"
     )
+
+
+def _streams(kind: str) -> tuple[bool, str]:
+    from ibert_jax.integer.streams import streams
+
+    count = streams()
+    if count > 1:
+        return True, f"batches are computed {count} at a time, one large batch in {count} parts"
+    if kind != "cpu":
+        return False, f"they are for CPUs, this is {kind}"
+    return False, "they are for one device of several cores, and not for JAX_DISABLE_JIT"
 
 
 def _several(devices: list[dict[str, Any]]) -> tuple[bool, str]:
