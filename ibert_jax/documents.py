@@ -75,7 +75,9 @@ def read_objects(stream: Stream, name: str) -> Iterator[dict[str, Any]]:
         yield from _listed(text)
     else:
         found = False
-        more = text.peek() != "}" or text.take("}") == ","
+        more = text.peek() != "}"
+        if not more:
+            text.take("}")
         while more:
             key = text.value()
             text.take(":")
