@@ -25,7 +25,7 @@ class Stream(Protocol):
 
 
 def sniff(stream: Stream) -> tuple[bool, Stream]:
-    """Whether JSON is one document, not an object a line; and the stream, nothing of it read."""
+    """Whether JSON is one document, not an object a line; and the stream from its start."""
     read = [stream.readline(LONGEST_LINE + 1)]
     while read[-1] and not read[-1].strip():
         read.append(stream.readline(LONGEST_LINE + 1))

@@ -38,8 +38,8 @@ _EXTRAS: dict[str, tuple[tuple[str, ...], str]] = {
 
 # On each kind of platform: what was tried of this version, and what never.
 _TRIED = {
-    "cpu": "the tests, the benchmarks and every figure of the README ran on x86-64; on ARM, "
-    "emulated, the integers were the same, never run on a real one",
+    "cpu": "the tests, the benchmarks and every figure of the README ran on x86-64; emulated "
+    "ARM processors gave the same integers, never run on a real one",
     "gpu": "never run on a GPU; programs were compiled for one, and the fused kernels interpreted",
     "tpu": "never run on a TPU; programs are lowered for one in the tests, not compiled",
 }

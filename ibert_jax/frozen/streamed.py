@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from concurrent.futures import Future
 from typing import Any
 
 import jax
@@ -33,20 +34,26 @@ def streams_of(inputs: Mapping[str, Any]) -> int:
 def in_streams(
     function: Callable[[dict[str, Any]], Any], inputs: Mapping[str, Any], count: int
 ) -> Any:
-    """``function`` of arrays [B, ...] by name, in so many streams; so are its results."""
+    """``function`` of arrays [B, ...] by name, in so many streams; so are its results.
 
-    def cut(stream: int) -> dict[str, Any]:
-        return {
-            name: array if name == SHARED else np.array_split(np.asarray(array), count)[stream]
-            for name, array in inputs.items()
-        }
+    ``count`` divides B.
+    """
+
+    rows = {
+        name: [array] * count if name == SHARED else np.split(np.asarray(array), count)
+        for name, array in inputs.items()
+    }
+
+    def dispatched(stream: int) -> Future[Any]:
+        return dispatch(stream, function, {name: cut[stream] for name, cut in rows.items()})
 
     # The first is waited for until it is dispatched: it may have to be compiled, once for all.
-    first = dispatch(0, function, cut(0)).result()
-    others = [dispatch(stream, function, cut(stream)) for stream in range(1, count)]
+    first = dispatched(0).result()
+    others = [dispatched(stream) for stream in range(1, count)]
     return _joined(first, *(other.result() for other in others))
 
 
 @jit_program
 def _joined(*results: Any) -> Any:
+    """Results of the same structure, joined along their rows."""
     return jax.tree.map(lambda *rows: jnp.concatenate(rows), *results)

@@ -33,6 +33,21 @@ def ragged(*shape: int) -> dict[str, np.ndarray]:
 
 
 @pytest.fixture
+def tiny_choices() -> ib.IntegerModel:
+    """Of multiple choice, frozen."""
+    config = ib.IBertConfig(
+        vocab_size=100,
+        hidden_size=8,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=16,
+        max_position_embeddings=20,
+    )
+    model = ib.IBertForMultipleChoice(config, rngs=nnx.Rngs(0))
+    return ib.freeze(ib.calibrate(model, [ragged(4, 2, 8)]))
+
+
+@pytest.fixture
 def forget() -> Iterator[None]:
     """What was compiled with other limits serves nobody else."""
     yield

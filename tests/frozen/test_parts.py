@@ -8,7 +8,6 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from flax import nnx
 
 import ibert_jax as ib
 from ibert_jax.frozen import parts
@@ -42,20 +41,6 @@ def test_parts_give_the_same_integers(scheme: str, monkeypatch: pytest.MonkeyPat
     jax.tree.map(np.testing.assert_array_equal, program.integers(**given, **options), plain)
     states = program.integers(**given, output_hidden_states=True).hidden_states
     assert len(states) == 3 and states[0].shape[:2] == (6, 20), "whole, where all is wanted"
-
-
-@pytest.fixture
-def tiny_choices() -> ib.IntegerModel:
-    config = ib.IBertConfig(
-        vocab_size=100,
-        hidden_size=8,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        intermediate_size=16,
-        max_position_embeddings=20,
-    )
-    model = ib.IBertForMultipleChoice(config, rngs=nnx.Rngs(0))
-    return ib.freeze(ib.calibrate(model, [ragged(4, 2, 8)]))
 
 
 def test_choices_are_cut_by_their_prompts(

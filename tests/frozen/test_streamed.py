@@ -9,7 +9,6 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
-from flax import nnx
 
 import ibert_jax as ib
 from ibert_jax.frozen import streamed
@@ -79,17 +78,10 @@ def test_whole_where_rows_or_wishes_do_not_fit(
     assert ran == [(3, 20)] * 2
 
 
-def test_choices_go_with_their_prompts(cut: Callable[[int], list[tuple[int, ...]]]) -> None:
-    config = ib.IBertConfig(
-        vocab_size=100,
-        hidden_size=8,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        intermediate_size=16,
-        max_position_embeddings=20,
-    )
-    model = ib.IBertForMultipleChoice(config, rngs=nnx.Rngs(0))
-    program, given = ib.freeze(ib.calibrate(model, [ragged(4, 2, 8)])), ragged(6, 3, 8)
+def test_choices_go_with_their_prompts(
+    tiny_choices: ib.IntegerModel, cut: Callable[[int], list[tuple[int, ...]]]
+) -> None:
+    program, given = tiny_choices, ragged(6, 3, 8)
     plain = program.integers(**given).logits
     ran = cut(3)
     np.testing.assert_array_equal(program.integers(**given).logits, plain)
