@@ -152,7 +152,7 @@ class IntegerModel:
             Each layer's attentions are a pair of uint8 [B, H, T, T] and their row sums, int32
             [B, H, T, 1].
 
-        On a CPU of n cores, 256 n tokens and more in a multiple of n rows are computed by n
+        On a CPU of n cores, 128 n tokens and more in a multiple of n rows are computed by n
         programs of fewer rows, side by side, unless attentions or hidden states are wanted.
         """
         arguments = {

@@ -15,7 +15,7 @@ from ibert_jax.frozen.parts import SHARED
 from ibert_jax.integer.compiled import jit_program
 from ibert_jax.integer.streams import dispatch, streams
 
-LEAST = 256
+LEAST = 128
 """Tokens of a stream, at least: each reads, and arranges, all weights for itself."""
 
 
