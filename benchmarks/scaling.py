@@ -5,9 +5,9 @@
 RoBERTa-base, random weights. One thing varies while the others stay at 8 sentences, 128 tokens and
 12 layers; devices share a batch of 8 sentences each. The points of an axis take turns, a call each
 a round, so that whatever else the machine does falls on all; time is the median over the rounds,
-memory what XLA plans: arguments (the model), results and temporary arrays, where a batch goes in
-streams of all of them. Seconds are held against an ideal, a cost proportional to what varies,
-through the case that stays, in the same round; with devices, which all get as much to do, a
+memory what XLA plans: arguments (the model), results and temporary arrays (where a batch goes in
+streams, those of all streams). Seconds are held against an ideal, a cost proportional to what
+varies, through the case that stays, in the same round; with devices, which all get as much to do, a
 constant. Length has no such ideal, as a token's attention grows with the tokens that it attends to:
 operations a second tell that part from the rest.
 
@@ -22,6 +22,7 @@ import json
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -71,9 +72,7 @@ def prepared(
     ids = np.random.default_rng(0).integers(
         4, program.config.vocab_size, (batch, length), dtype=np.int32
     )
-    mesh = Mesh(np.array(jax.devices()[:devices]), ("batch",))
-    whole, rows = (NamedSharding(mesh, PartitionSpec(*axes)) for axes in ((), ("batch",)))
-    arguments = jax.device_put(program, whole), *jax.device_put((ids, np.ones_like(ids)), rows)
+    mask = np.ones_like(ids)
 
     @jax.jit
     def run(program: ib.IntegerModel, ids: jax.Array, mask: jax.Array) -> jax.Array:
@@ -83,21 +82,19 @@ def prepared(
         return run.lower(*arguments).compile(OPTIONS)  # as `IntegerModel` compiles by itself
 
     streams = 1
-    if devices == 1:  # as whoever has one calls it
-        mask = np.ones_like(ids)
+    call: Callable[[], Any]
+    if devices == 1:  # what a user calls; its plan is that of each stream
         streams = streams_of({"attention_mask": mask})
-        part = batch // streams
-        memory = compiled(arguments[0], ids[:part], mask[:part]).memory_analysis()
-
-        def call() -> Any:
-            return program.integers(ids, attention_mask=mask)
-
+        rows = batch // streams
+        memory = compiled(program, ids[:rows], mask[:rows]).memory_analysis()
+        call = partial(program.integers, ids, attention_mask=mask)
     else:
-        shared = compiled(*arguments)
-        memory = shared.memory_analysis()
-
-        def call() -> Any:
-            return shared(*arguments)
+        mesh = Mesh(np.array(jax.devices()[:devices]), ("batch",))
+        whole, shared = (NamedSharding(mesh, PartitionSpec(*axes)) for axes in ((), ("batch",)))
+        arguments = jax.device_put(program, whole), *jax.device_put((ids, mask), shared)
+        executable = compiled(*arguments)
+        memory = executable.memory_analysis()
+        call = partial(executable, *arguments)
 
     def seconds() -> float:
         started = time.perf_counter()
