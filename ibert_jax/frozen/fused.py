@@ -6,7 +6,9 @@ leaves take their places (``fuse_leaves``) and hand on a *pending* value instead
 what it is to be computed from; the activation that reads it computes all in one kernel. The graph
 is untouched, and every number comes from the leaves' own arithmetic: the kernels of
 ``integer.pallas_linear`` and ``pallas_attention`` are given the leaves as their epilogues.
-LayerNorm, which passes over its rows several times, is a kernel of its own.
+Query, key and value, which read the same operand, are one product. LayerNorm, which passes over
+its rows several times, is one kernel with the residual sum before it and, where an 8-bit copy
+follows in the layer, that; the product of such a sum is XLA's.
 
 Whatever else reads a pending value *settles* it: it is computed leaf by leaf, as without fusion.
 """
@@ -17,12 +19,14 @@ import dataclasses
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 from jax import lax
 
 from ibert_jax.frozen.network import integer_leaves, put_leaf
-from ibert_jax.integer.dyadic import requantize_sum
+from ibert_jax.integer.dyadic import Multiplier, align, requantize_sum
 from ibert_jax.integer.matmul import of_matrix
+from ibert_jax.integer.mixed import dot_s8
 from ibert_jax.layers.activation import WIDEST_NARROW, IntegerAct, IntegerPass
 from ibert_jax.layers.attention import IntegerContext, IntegerScores
 from ibert_jax.layers.dropout import IntegerDropout
@@ -48,22 +52,87 @@ def fuse_leaves(network: nnx.Module, kernels: str, *, attention: bool = True) ->
     """
     for _, module in list(nnx.iter_modules(network)):
         if isinstance(module, IBertEncoder):
-            layers = [*module.layer] if module.stacked is None else [module.stacked]
+            layers: list[Any] = [*module.layer] if module.stacked is None else [module.stacked]
             for layer in layers:
+                if attention:
+                    _join_projections(layer.attention.self, kernels)
+                _copy_when_normalized(layer, kernels)
                 for path, leaf in integer_leaves(layer).items():
                     put_leaf(layer, path, nnx.data(_fused(leaf, kernels, attention)))
+    for path, leaf in integer_leaves(network).items():
+        if isinstance(leaf, IntegerLayerNorm):  # outside of layers
+            put_leaf(network, path, nnx.data(FusedLayerNorm(leaf, None, kernels)))
 
 
 def _fused(leaf: Any, kernels: str, attention: bool) -> Any:
-    if isinstance(leaf, IntegerPass | IntegerDropout):  # which hand anything on
+    if isinstance(leaf, IntegerPass | IntegerDropout | ALREADY):  # which hand anything on
         return leaf
     if isinstance(leaf, IntegerScores | IntegerSoftmax | IntegerContext) and not attention:
         return Settling(leaf)
     if isinstance(leaf, IntegerAct):
         return FusedAct(leaf, kernels)
     if isinstance(leaf, IntegerLayerNorm):
-        return FusedLayerNorm(leaf, kernels)
+        return FusedLayerNorm(leaf, None, kernels)
     return FUSED.get(type(leaf), Settling)(leaf)
+
+
+def _join_projections(attention: Any, kernels: str) -> None:
+    """Let query, key and value be one product, where they are alike but for their numbers."""
+    names = ("query", "key", "value")
+    projections = [getattr(attention, name) for name in names]
+    acts = [getattr(attention, f"{name}_activation") for name in names]
+    alike = all(isinstance(act, IntegerAct) and len(act.multipliers) == 1 for act in acts)
+    plain = all(
+        isinstance(leaf, IntegerLinear) and hasattr(leaf.weight, "shape") for leaf in projections
+    )
+    if not alike or not plain or len({act.bits for act in acts}) > 1:
+        return
+    lead = projections[0].weight.shape[:-2]  # the layers, of a stack
+
+    def row(constant: jax.Array) -> jax.Array:
+        """A scalar as a value a channel."""
+        shape = (*lead, projections[0].weight.shape[-2])
+        return jnp.broadcast_to(constant.reshape(*lead, -1), shape)
+
+    def joined(values: list[Any]) -> Any:
+        if all(value is None for value in values):
+            return None
+        known = next(row(value) for value in values if value is not None)
+        rows = [jnp.zeros_like(known) if value is None else row(value) for value in values]
+        return jnp.concatenate(rows, axis=-1)
+
+    multipliers = [act.multipliers[0] for act in acts]
+    multiplier = Multiplier(
+        **{
+            field.name: joined([getattr(each, field.name) for each in multipliers])
+            for field in dataclasses.fields(Multiplier)
+        }
+    )
+    linear = IntegerLinear(
+        jnp.concatenate([leaf.weight for leaf in projections], axis=-2),
+        *(
+            jnp.concatenate([getattr(leaf, name) for leaf in projections], axis=-1)
+            for name in ("bias", "shifted_bias")
+        ),
+    )
+    act = IntegerAct((multiplier,), acts[0].bits)
+    attention.query = nnx.data(FusedProjections(linear, act, len(names), kernels))
+    attention.key = attention.value = nnx.data(None)
+    for name in names:
+        setattr(attention, f"{name}_activation", nnx.data(IntegerPass()))
+
+
+def _copy_when_normalized(layer: Any, kernels: str) -> None:
+    """Let attention's LayerNorm make the 8-bit copy that the feed-forward reads."""
+    block, copy = layer.attention.output, layer.pre_intermediate_act
+    if (
+        isinstance(block.LayerNorm, IntegerLayerNorm)
+        and isinstance(block.output_activation, IntegerPass)
+        and isinstance(copy, IntegerAct)
+        and copy.bits <= 8
+    ):
+        block.LayerNorm = nnx.data(FusedLayerNorm(block.LayerNorm, copy, kernels))
+        layer.pre_intermediate_act = nnx.data(TakeCopy(copy))
 
 
 def settled(value: Any) -> Any:
@@ -72,6 +141,31 @@ def settled(value: Any) -> Any:
 
 
 # ----------------------------------------------------------------------------- pending values
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class PendingSlice:
+    """One of equally wide slices along the last axis of what was computed in one."""
+
+    whole: jax.Array
+    index: int = dataclasses.field(metadata={"static": True})
+    count: int = dataclasses.field(metadata={"static": True})
+
+    def settle(self) -> jax.Array:
+        return jnp.split(self.whole, self.count, axis=-1)[self.index]
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Normalized:
+    """What a LayerNorm left, int32 [..., C], and its 8-bit copy."""
+
+    whole: jax.Array
+    copy: jax.Array
+
+    def settle(self) -> jax.Array:
+        return self.whole
 
 
 @jax.tree_util.register_dataclass
@@ -87,8 +181,8 @@ class PendingLinear:
         accumulators = self.linear(self.q)
         return accumulators if self.gelu is None else self.gelu(accumulators)
 
-    def fused(self, act: IntegerAct, *others: jax.Array, interpret: bool) -> jax.Array:
-        """act(self, *others) as one kernel."""
+    def fused(self, act: IntegerAct, *, interpret: bool) -> jax.Array:
+        """act(self) as one kernel."""
         # Not before it is needed: Pallas is slow to import and its Triton backend not for ever.
         from ibert_jax.integer.pallas_linear import fused_linear
 
@@ -98,7 +192,38 @@ class PendingLinear:
             self.linear.bias,
             _finish,
             (self.gelu, act),
-            *others,
+            interpret=interpret,
+        )
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class PendingSum:
+    """act(linear(q), *others): int32 [..., C]."""
+
+    product: PendingLinear
+    others: tuple[jax.Array, ...]
+    act: IntegerAct
+
+    def settle(self) -> jax.Array:
+        return self.act(self.product.settle(), *self.others)
+
+    def normalized(
+        self, norm: IntegerLayerNorm, copy: IntegerAct | None, *, interpret: bool
+    ) -> tuple[jax.Array, ...]:
+        """norm(self), and its copy if there is one, as a product and one kernel."""
+        from ibert_jax.integer.pallas_layernorm import fused_normalize
+
+        q, linear = self.product.q, self.product.linear
+        weight = of_matrix(linear.weight, lambda matrix: matrix)
+        accumulators = dot_s8(q, weight, (((q.ndim - 1,), (1,)), ((), ())))
+        return fused_normalize(
+            (accumulators, *self.others),
+            norm.eps_mantissa,
+            norm.eps_exponent,
+            before=_add_bias_and_sum,
+            after=None if copy is None else _copy,
+            constants=(linear.bias, self.act, copy),
             interpret=interpret,
         )
 
@@ -108,12 +233,12 @@ class PendingLinear:
 class PendingScores:
     """query . key: int32 [B, H, T, T] of int8 [B, T, H * D]."""
 
-    query: jax.Array
-    key: jax.Array
+    query: jax.Array | PendingSlice
+    key: jax.Array | PendingSlice
     leaf: IntegerScores
 
     def settle(self) -> jax.Array:
-        return self.leaf(self.query, self.key)
+        return self.leaf(settled(self.query), settled(self.key))
 
 
 @jax.tree_util.register_dataclass
@@ -136,44 +261,75 @@ class PendingContext:
     """The weighted mean of the values: int32 [B, T, H * D]."""
 
     weights: PendingWeights
-    value: jax.Array
+    value: jax.Array | PendingSlice
     leaf: IntegerContext
 
     def settle(self) -> jax.Array:
-        return self.leaf(self.weights.settle(), self.value)
+        return self.leaf(self.weights.settle(), settled(self.value))
 
-    def fused(self, act: IntegerAct, *others: jax.Array, interpret: bool) -> jax.Array:
-        """act(self) as one kernel; with others to add, leaf by leaf."""
+    def fused(self, act: IntegerAct, *, interpret: bool) -> jax.Array:
+        """act(self) as one kernel."""
         from ibert_jax.integer.pallas_attention import fused_attention
 
-        if others:
-            return act(self.settle(), *others)
         scores, softmax = self.weights.scores, self.weights.softmax
+        slices, of, (query, key, value) = _slices(scores.query, scores.key, self.value)
         return fused_attention(
-            scores.query,
-            scores.key,
-            self.value,
+            query,
+            key,
+            value,
             self.weights.mask[:, 0, 0, :],
             softmax.multiplier,
             _finish,
             (None, act),
             heads=self.leaf.heads,
+            slices=slices,
+            of=of,
             kept_heads=self.weights.kept_heads,
             published=softmax.published,
             interpret=interpret,
         )
 
 
-PENDING = (PendingLinear, PendingScores, PendingWeights, PendingContext)
+PENDING = (
+    Normalized,
+    PendingContext,
+    PendingLinear,
+    PendingScores,
+    PendingSlice,
+    PendingSum,
+    PendingWeights,
+)
 
 
-def _finish(
-    x: jax.Array, leaves: tuple[IntegerGELU | None, IntegerAct], *others: jax.Array
-) -> jax.Array:
+def _slices(
+    *values: jax.Array | PendingSlice,
+) -> tuple[tuple[int, ...], int, list[jax.Array]]:
+    """Which slice of each array is meant, of how many, and the arrays."""
+    counts = {value.count for value in values if isinstance(value, PendingSlice)}
+    if len(counts) == 1 and all(isinstance(value, PendingSlice) for value in values):
+        slices = [value for value in values if isinstance(value, PendingSlice)]
+        return tuple(x.index for x in slices), counts.pop(), [x.whole for x in slices]
+    return (0,) * len(values), 1, [settled(value) for value in values]
+
+
+def _finish(x: jax.Array, leaves: tuple[IntegerGELU | None, IntegerAct]) -> jax.Array:
     """What follows the accumulators of a tile, by the leaves with the constants of its columns."""
     gelu, act = leaves
-    x = x if gelu is None else gelu(x)
-    return requantize_sum((x, *others), act.multipliers, act.bits, wide=act.bits > WIDEST_NARROW)
+    return _requantized((x if gelu is None else gelu(x),), act)
+
+
+def _add_bias_and_sum(accumulators: jax.Array, *rest: Any) -> jax.Array:
+    """What a LayerNorm reads, of the accumulators before their bias and the residual."""
+    *others, (bias, act, _) = rest
+    return _requantized((accumulators + align(bias, accumulators.ndim), *others), act)
+
+
+def _copy(normalized: jax.Array, constants: tuple[Any, Any, IntegerAct]) -> jax.Array:
+    return _requantized((normalized,), constants[2])
+
+
+def _requantized(operands: tuple[jax.Array, ...], act: IntegerAct) -> jax.Array:
+    return requantize_sum(operands, act.multipliers, act.bits, wide=act.bits > WIDEST_NARROW)
 
 
 # ------------------------------------------------------------------------------- fused leaves
@@ -222,7 +378,7 @@ class FusedScores:
     leaf: IntegerScores
 
     def __call__(self, query: Any, key: Any) -> PendingScores:
-        return PendingScores(settled(query), settled(key), self.leaf)
+        return PendingScores(_unless_slice(query), _unless_slice(key), self.leaf)
 
 
 @jax.tree_util.register_dataclass
@@ -247,8 +403,45 @@ class FusedContext:
 
     def __call__(self, weights: Any, value: Any) -> Any:
         if isinstance(weights, PendingWeights):
-            return PendingContext(weights, settled(value), self.leaf)
+            return PendingContext(weights, _unless_slice(value), self.leaf)
         return self.leaf(weights, settled(value))
+
+
+def _unless_slice(value: Any) -> Any:
+    """``value``, computed if it is pending; a slice stays one, which attention reads in place."""
+    return value if isinstance(value, PendingSlice) else settled(value)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class FusedProjections:
+    """Linear layers of one operand, each with its activation, as one kernel.
+
+    Attributes:
+        linear: their outputs one after the other.
+        act: of all of them.
+        count: how many they are, equally wide.
+    """
+
+    linear: IntegerLinear
+    act: IntegerAct
+    count: int = dataclasses.field(metadata={"static": True})
+    kernels: str = dataclasses.field(metadata={"static": True})
+
+    def __call__(self, q: Any) -> tuple[PendingSlice, ...]:
+        whole = FusedAct(self.act, self.kernels)(PendingLinear(settled(q), self.linear))
+        return tuple(PendingSlice(whole, index, self.count) for index in range(self.count))
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class TakeCopy:
+    """An activation whose result was computed with what it reads."""
+
+    leaf: IntegerAct
+
+    def __call__(self, value: Any) -> jax.Array:
+        return value.copy if isinstance(value, Normalized) else self.leaf(settled(value))
 
 
 @jax.tree_util.register_dataclass
@@ -259,45 +452,67 @@ class FusedAct:
     leaf: IntegerAct
     kernels: str = dataclasses.field(metadata={"static": True})
 
-    def __call__(self, first: Any, *others: Any) -> jax.Array:
+    def __call__(self, first: Any, *others: Any) -> Any:
         others = tuple(map(settled, others))
-        if not isinstance(first, PendingLinear | PendingContext):
+        if isinstance(first, PendingLinear) and others and first.gelu is None:
+            return PendingSum(first, others, self.leaf)
+        if others or not isinstance(first, PendingLinear | PendingContext):
             return self.leaf(settled(first), *others)
         if self.kernels == INTERPRETED:
-            return first.fused(self.leaf, *others, interpret=True)
+            return first.fused(self.leaf, interpret=True)
 
-        def fused(first: Any, leaf: IntegerAct, *others: jax.Array) -> jax.Array:
-            return first.fused(leaf, *others, interpret=False)
+        def fused(first: Any, leaf: IntegerAct) -> jax.Array:
+            return first.fused(leaf, interpret=False)
 
-        def apart(first: Any, leaf: IntegerAct, *others: jax.Array) -> jax.Array:
-            return leaf(first.settle(), *others)
+        def apart(first: Any, leaf: IntegerAct) -> jax.Array:
+            return leaf(first.settle())
 
-        return lax.platform_dependent(first, self.leaf, *others, cuda=fused, default=apart)
+        return lax.platform_dependent(first, self.leaf, cuda=fused, default=apart)
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class FusedLayerNorm:
-    """A LayerNorm in one kernel, its row held in registers."""
+    """A LayerNorm in one kernel, its row held in registers.
+
+    Attributes:
+        leaf: the LayerNorm.
+        copy: what makes an 8-bit copy of its result in the same kernel, or None.
+    """
 
     leaf: IntegerLayerNorm
+    copy: IntegerAct | None
     kernels: str = dataclasses.field(metadata={"static": True})
 
-    def __call__(self, q: Any) -> jax.Array:
-        from ibert_jax.integer.pallas_layernorm import fused_normalize
+    def __call__(self, q: Any) -> jax.Array | Normalized:
+        def fused(q: Any, self: FusedLayerNorm, interpret: bool = False) -> tuple[jax.Array, ...]:
+            if isinstance(q, PendingSum):
+                return q.normalized(self.leaf, self.copy, interpret=interpret)
+            from ibert_jax.integer.pallas_layernorm import fused_normalize
 
-        def fused(q: jax.Array, leaf: IntegerLayerNorm, interpret: bool = False) -> jax.Array:
-            return fused_normalize(q, leaf.eps_mantissa, leaf.eps_exponent, interpret=interpret)
+            return fused_normalize(
+                (q,),
+                self.leaf.eps_mantissa,
+                self.leaf.eps_exponent,
+                after=None if self.copy is None else _copy,
+                constants=(None, None, self.copy),
+                interpret=interpret,
+            )
 
-        def apart(q: jax.Array, leaf: IntegerLayerNorm) -> jax.Array:
-            return leaf(q)
+        def apart(q: Any, self: FusedLayerNorm) -> tuple[jax.Array, ...]:
+            whole = self.leaf(settled(q))
+            return (whole,) if self.copy is None else (whole, self.copy(whole))
 
-        q = settled(q)
+        q = q if isinstance(q, PendingSum) else settled(q)
         if self.kernels == INTERPRETED:
-            return fused(q, self.leaf, interpret=True)
-        return lax.platform_dependent(q, self.leaf, cuda=fused, default=apart)
+            found = fused(q, self, interpret=True)
+        else:
+            found = lax.platform_dependent(q, self, cuda=fused, default=apart)
+        return found[0] if self.copy is None else Normalized(*found)
 
 
+ALREADY = FusedLayerNorm | FusedProjections | TakeCopy
+"""Leaves that were put where they are with their neighbours."""
 FUSED: dict[type, Any] = {
     IntegerContext: FusedContext,
     IntegerGELU: FusedGELU,

@@ -11,7 +11,7 @@ from jax import lax
 from ibert_jax.integer.barrier import materialize, materialized
 from ibert_jax.integer.dyadic import align, bounded
 from ibert_jax.integer.isqrt import isqrt
-from ibert_jax.integer.rows import row_max, row_sum
+from ibert_jax.integer.rows import row_largest, row_sum
 from ibert_jax.integer.wide import leading_one
 
 INPUT_BITS = 20
@@ -77,7 +77,7 @@ def lift_row(
         int32 [..., C], |y| <= 2^15, and the shifts, int32 [..., 1] in [-31, 15]. A lemma
         (proof/lemmas.py): the shift belongs to the row's largest element.
     """
-    length = 32 - lax.clz(row_max(jnp.abs(centred)) + 1)
+    length = 32 - lax.clz(row_largest(centred) + 1)
     # eps must stay below 2^31 in the shifted row: 31 + exponent + 2 shift <= 31.
     shift = jnp.maximum(jnp.minimum(15 - length, jnp.right_shift(-eps_exponent, 1)), -31)
     left, right = jnp.maximum(shift, 0), jnp.maximum(-shift, 0)

@@ -2,7 +2,7 @@
 
 The plain path writes, for every head, [T, T] int32 scores and uint8 numerators and reads them
 again: for RoBERTa-base at 128 x 128 tokens 101 MB of scores a layer, for 32 x 512 tokens 403 MB.
-Here a program has 64 queries of one head, walks over the keys and writes 64 rows of context,
+Here a program has 32 queries of one head, walks over the keys and writes 32 rows of context,
 already requantized; what remains is to read query, key and value (38 MB) and to write 13 MB.
 
 This is exact by the definition of the softmax, not by luck. Its numerators are relative to the
@@ -65,9 +65,9 @@ class AttentionTiles:
         stages: slices in flight.
     """
 
-    queries: int = 64
+    queries: int = 32
     keys: int = 128
-    warps: int = 4
+    warps: int = 2
     stages: int = 2
 
 
@@ -84,6 +84,8 @@ def fused_attention(
     constants: Any,
     *,
     heads: int,
+    slices: tuple[int, ...] = (0, 0, 0),
+    of: int = 1,
     kept_heads: jax.Array | None = None,
     published: bool = False,
     tiles: AttentionTiles = DEFAULT_TILES,
@@ -92,13 +94,15 @@ def fused_attention(
     """epilogue(softmax(query . key) . value, constants), head by head.
 
     Args:
-        query, key, value: int8 [B, T, H * D].
+        query, key, value: int8 [B, T, of * H * D].
         mask: bool [B, T], True for a key that counts.
         multiplier: scalars, narrow: from the scores' scale to ln2 / 2^11.
         epilogue: works element by element on int32 [R, C], the context in 2^-21 of a value's
             step; see ``pallas_linear``.
         constants: a pytree of int32 arrays, scalars or one value a channel [H * D].
         heads: H.
+        slices: which H * D channels of each count: of one array that holds all three, 0, 1, 2.
+        of: how many times H * D channels each has.
         kept_heads: bool [H], True for a head that counts; None, all do.
         published: whether the softmax is the published one (``softmax_reference``).
         tiles: how the work is cut; the results do not depend on it.
@@ -108,7 +112,8 @@ def fused_attention(
         [B, T, H * D], of the epilogue's type: what ``softmax_numerators``, ``dot_u8_s8`` and
         ``divide_by_row_sum`` give.
     """
-    batch, length, channels = query.shape
+    batch, length = query.shape[:2]
+    channels = query.shape[2] // of
     width = channels // heads
     depth = power_of_two(width, SUMMED)  # zeros in a dot product change nothing
     slice_size = min(tiles.keys, power_of_two(length, SUMMED))
@@ -116,14 +121,20 @@ def fused_attention(
     padded = -(-length // slice_size) * slice_size
 
     def split(x: jax.Array) -> jax.Array:
-        return pad_to(x.reshape(batch, length, heads, width), (batch, padded, heads, depth))
+        shape = (batch, length, of * heads, width)
+        return pad_to(x.reshape(shape), (batch, padded, of * heads, depth))
 
     vectors, scalars, unpack = pack_constants((multiplier, constants), channels)
     of_heads = vectors.reshape(-1, heads, width)
     if kept_heads is None:
         kept_heads = jnp.ones((heads,), jnp.int32)
+    first = [index * heads for index in slices]
     tile = pl.BlockSpec((None, rows, None, depth), lambda i, h, b: (b, i, h, 0))
-    row = pl.BlockSpec((None, padded, None, depth), lambda i, h, b: (b, 0, h, 0))
+    queries = pl.BlockSpec((None, rows, None, depth), lambda i, h, b: (b, i, first[0] + h, 0))
+    keys, values = (
+        pl.BlockSpec((None, padded, None, depth), lambda i, h, b, at=at: (b, 0, at + h, 0))
+        for at in first[1:]
+    )
     found = pl.pallas_call(
         partial(
             _kernel,
@@ -134,9 +145,9 @@ def fused_attention(
         ),
         grid=(padded // rows, heads, batch),
         in_specs=[
-            tile,
-            row,
-            row,
+            queries,
+            keys,
+            values,
             pl.BlockSpec((None, padded), lambda i, h, b: (b, 0)),
             pl.BlockSpec((1,), lambda i, h, b: (h,)),
             pl.BlockSpec((len(vectors), None, depth), lambda i, h, b: (0, h, 0)),

@@ -19,26 +19,26 @@ SUMMED = 32
 
 def pack_constants(
     constants: Any, columns: int
-) -> tuple[jax.Array, jax.Array, Callable[[Any, Any], Any]]:
+) -> tuple[jax.Array, jax.Array, Callable[..., Any]]:
     """Int32 arrays of a pytree, scalars or [columns], as rows [R, columns] and scalars [S].
 
     Returns:
         Both arrays, each with at least one row, and a function that gives the pytree back from
-        two Pallas references: to (part of) the rows, and to the scalars.
+        two Pallas references, to (part of) the rows and to the scalars, and which columns.
     """
     leaves, structure = jax.tree.flatten(constants)
     alone = [leaf.ndim == 0 for leaf in leaves]
     rows = [leaf for leaf, scalar in zip(leaves, alone, strict=True) if not scalar]
     scalars = [leaf for leaf, scalar in zip(leaves, alone, strict=True) if scalar]
 
-    def unpack(row_reference: Any, scalar_reference: Any) -> Any:
+    def unpack(row_reference: Any, scalar_reference: Any, along: Any = slice(None)) -> Any:
         row, scalar, values = 0, 0, []
         for is_scalar in alone:
             if is_scalar:
                 values.append(scalar_reference[scalar])
                 scalar += 1
             else:
-                values.append(row_reference[row, :])
+                values.append(row_reference[row, along])
                 row += 1
         return jax.tree.unflatten(structure, values)
 

@@ -65,7 +65,7 @@ class Tiles:
     rows: int = 128
     columns: int = 128
     depth: int = 128
-    warps: int = 8
+    warps: int = 4
     stages: int = 3
 
     def for_shape(self, rows: int, columns: int, depth: int) -> Tiles:

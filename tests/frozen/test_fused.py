@@ -16,7 +16,7 @@ import ibert_jax as ib
 from ibert_jax.proof import examine
 from ibert_jax.proof.walk_stablehlo import walk_stablehlo
 
-KERNELS = 9
+KERNELS = 6
 """In a layer: query, key, value, context, two output blocks, the feed-forward's first half, and two
 LayerNorms."""
 MODELS = Path(__file__).parents[1] / "data" / "hashes"
