@@ -23,12 +23,19 @@ OPTIONS: dict[str, Any] = {
     "xla_cpu_enable_concurrency_optimized_scheduler": False,
 }
 """How XLA compiles for CPU, where this version of it knows the option."""
+GPU_OPTIONS: dict[str, Any] = {
+    # Kernels are chosen by timing them, and those with wrong results are left out (level 4, the
+    # usual one). The kernel that XLA takes unseen, at level 0, is wrong for products of int8 (JAX
+    # 0.11.2 on an H200: twice the product at K = 16, nonsense at K = 384).
+    "xla_gpu_autotune_level": 4,
+}
+"""The same for GPUs: what ``XLA_FLAGS`` say does not weaken it."""
 _eager: Any = None
 """JAX's state when it was last found not to trace."""
 
 
 def jit_program(function: Callable[..., Any], **options: Any) -> Callable[..., Any]:
-    """``jax.jit(function, **options)``, compiled with ``OPTIONS``.
+    """``jax.jit(function, **options)``, compiled with ``OPTIONS``, or those for a GPU.
 
     JAX takes options for the compiler at the outermost ``jit`` only; called while another function
     is being traced, ``function`` is compiled with that one and as that one is.
@@ -160,10 +167,11 @@ def cpu_features() -> frozenset[str]:
 
 @functools.cache
 def _accepted() -> dict[str, Any]:
-    """The options that this version of XLA knows."""
-    if _known(OPTIONS):
-        return OPTIONS
-    return {name: value for name, value in OPTIONS.items() if _known({name: value})}
+    """The options for this platform that this version of XLA knows."""
+    wanted = GPU_OPTIONS if jax.default_backend() == "gpu" else OPTIONS
+    if _known(wanted):
+        return wanted
+    return {name: value for name, value in wanted.items() if _known({name: value})}
 
 
 def _known(options: dict[str, Any]) -> bool:

@@ -17,9 +17,7 @@ SUMMED = 32
 """The least length of an axis that a matrix product sums over: an instruction takes 32 bytes."""
 
 
-def pack_constants(
-    constants: Any, columns: int
-) -> tuple[jax.Array, jax.Array, Callable[..., Any]]:
+def pack_constants(constants: Any, columns: int) -> tuple[jax.Array, jax.Array, Callable[..., Any]]:
     """Int32 arrays of a pytree, scalars or [columns], as rows [R, columns] and scalars [S].
 
     Returns:
@@ -47,23 +45,15 @@ def pack_constants(
 
 
 def type_of(
-    epilogue: Callable[..., jax.Array],
-    shape: tuple[int, int],
-    constants: Any,
-    *operands: jax.Array,
+    epilogue: Callable[..., jax.Array], shape: tuple[int, int], constants: Any
 ) -> jnp.dtype:
     """The element type that an epilogue makes of int32 tiles of a shape."""
-
-    def tile(x: jax.Array) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct(shape, x.dtype)
 
     def part(x: jax.Array) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct(x.shape and shape[1:], x.dtype)
 
     accumulators = jax.ShapeDtypeStruct(shape, jnp.int32)
-    return jax.eval_shape(
-        epilogue, accumulators, jax.tree.map(part, constants), *map(tile, operands)
-    ).dtype
+    return jax.eval_shape(epilogue, accumulators, jax.tree.map(part, constants)).dtype
 
 
 def pad_to(x: jax.Array, shape: tuple[int, ...]) -> jax.Array:

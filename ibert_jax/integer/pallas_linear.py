@@ -4,19 +4,19 @@
 makes of it. For RoBERTa-base at 128 x 128 tokens on an H200 (4.3 TB/s measured for a copy), the
 first half of the feed-forward is 77 G int8 operations, 39 us at the peak of 1,979 TOP/s; writing
 its 201 MB of accumulators and reading them again is 94 us. Here a tile of accumulators stays in
-registers, the *epilogue* (GELU, requantization, residual sum: ordinary functions of this package
-on int32 arrays) is computed on it there, and 50 MB of int8 are written: 12 us.
+registers, the *epilogue* (GELU, requantization: ordinary functions of this package on int32 arrays)
+is computed on it there, and 50 MB of int8 are written: 12 us.
 
 What one program does: a tile of 128 x 128 results, the operands passing through shared memory in
-slices of 128 along K, three in flight (98 KiB, so two programs fit a multiprocessor and one's
-epilogue overlaps the other's products). Triton makes of the int8 product Hopper's
-``wgmma.m64n128k32.s32.s8.s8``. Programs next to each other read the same rows of ``q``, which thus
-come from device memory once; the weights of a layer stay in the L2 cache.
+slices of 128 along K, three in flight (98 KiB, so that two programs fit a multiprocessor). Triton
+makes of the int8 product Hopper's ``wgmma.m64n128k32.s32.s8.s8``. Programs next to each other read
+the same rows of ``q``, which thus come from device memory once; the weights of a layer stay in the
+L2 cache.
 
-What is left to pay is the epilogue's own arithmetic: shifts, minima, additions and logic share a
-pipe that retires 64 a cycle in each multiprocessor, 15.5 T/s in all. GELU between two
-requantizations is 23 of them an element (counted in the disassembled kernel): 75 us for those 50 M
-elements, more than the product itself.
+Measured on an H200 (benchmarks/README): 139 us, of which 84 are the product, that is the L2 cache,
+of which 604 MB are read at 7 to 8 TB/s. The epilogue's own arithmetic is the rest, not overlapped
+with it as two programs a multiprocessor might: shifts, minima, additions and logic share a pipe
+that retires 64 a cycle in each multiprocessor, 15.5 T/s in all.
 
 Integer sums do not depend on their order, none of their parts is larger than K 2^14 (with the bias
 below 2^31 for K up to 2^16), and the epilogue is the very function of the plain path: the integers
@@ -93,21 +93,20 @@ def fused_linear(
     bias: jax.Array,
     epilogue: Epilogue,
     constants: Any,
-    *operands: jax.Array,
+    *,
     tiles: Tiles = DEFAULT_TILES,
     interpret: bool = False,
 ) -> jax.Array:
-    """epilogue(q @ weight.T + bias, constants, *operands), computed tile by tile.
+    """epilogue(q @ weight.T + bias, constants), computed tile by tile.
 
     Args:
         q: int8 [..., K].
         weight: int8 [N, K].
         bias: int32 [N], |bias| <= 2^30.
-        epilogue: works element by element on int32 [R, C] accumulators and on tiles [R, C] of
-            the operands, and returns an array [R, C]; it may be shown any tile, in any order.
+        epilogue: works element by element on int32 [R, C] accumulators and returns an array
+            [R, C]; it may be shown any tile, in any order.
         constants: a pytree of int32 arrays, scalars or one value a column [N]; the epilogue gets
             it with the columns of its tile.
-        operands: integer arrays [..., N].
         tiles: how the work is cut; the results do not depend on it.
         interpret: run by Pallas' interpreter, on any platform.
 
@@ -125,7 +124,6 @@ def fused_linear(
     )  # fmt: skip
     tile = (tiles.rows, tiles.columns)
     vectors, scalars, unpack = pack_constants((bias, constants), columns)
-    others = [y.reshape(rows, columns) for y in operands]
     tile_spec = pl.BlockSpec(tile, lambda column, row: (row, column))
     found = pl.pallas_call(
         partial(_kernel, epilogue=epilogue, unpack=unpack, slice_size=tiles.depth),
@@ -136,12 +134,9 @@ def fused_linear(
             pl.BlockSpec((tiles.columns, along), lambda column, row: (column, 0)),
             pl.BlockSpec((len(vectors), tiles.columns), lambda column, row: (0, column)),
             pl.BlockSpec(scalars.shape, lambda column, row: (0,)),
-            *(tile_spec for _ in others),
         ],
         out_specs=tile_spec,
-        out_shape=jax.ShapeDtypeStruct(
-            (height, width), type_of(epilogue, tile, constants, *others)
-        ),
+        out_shape=jax.ShapeDtypeStruct((height, width), type_of(epilogue, tile, constants)),
         compiler_params=triton.CompilerParams(num_warps=tiles.warps, num_stages=tiles.stages),
         interpret=interpret,
         name="fused_linear",
@@ -151,7 +146,6 @@ def fused_linear(
         pad_to(weight, (width, along)),
         pad_to(vectors, (len(vectors), width)),
         scalars,
-        *(pad_to(y, (height, width)) for y in others),
     )
     return found[:rows, :columns].reshape(*lead, columns)
 
@@ -161,13 +155,12 @@ def _kernel(
     w: Any,
     vectors: Any,
     scalars: Any,
-    *refs: Any,
+    out: Any,
+    *,
     epilogue: Epilogue,
-    unpack: Callable[[Any, Any], Any],
+    unpack: Callable[..., Any],
     slice_size: int,
 ) -> None:
-    *operands, out = refs
-
     def add_slice(index: jax.Array, accumulators: jax.Array) -> jax.Array:
         along = pl.ds(index * slice_size, slice_size)
         product = lax.dot_general(
@@ -178,6 +171,4 @@ def _kernel(
     slices = x.shape[1] // slice_size
     accumulators = lax.fori_loop(0, slices, add_slice, jnp.zeros(out.shape, jnp.int32))
     bias, constants = unpack(vectors, scalars)
-    out[...] = epilogue(
-        accumulators + bias.reshape(1, -1), constants, *(ref[...] for ref in operands)
-    )
+    out[...] = epilogue(accumulators + bias.reshape(1, -1), constants)

@@ -18,7 +18,7 @@ from ibert_jax.integer.gelu import igelu
 from ibert_jax.integer.layernorm import normalize
 from ibert_jax.integer.matmul import int8_linear, shift_bias
 from ibert_jax.integer.pallas_attention import AttentionTiles, fused_attention
-from ibert_jax.integer.pallas_layernorm import fused_normalize
+from ibert_jax.integer.pallas_layernorm import fused_normalize, parts_of
 from ibert_jax.integer.pallas_linear import Tiles, fused_linear
 from ibert_jax.layers.attention import IntegerContext, IntegerScores
 from ibert_jax.layers.softmax import IntegerSoftmax
@@ -40,10 +40,6 @@ def to_8_bits(x: jax.Array, constants: Multiplier) -> jax.Array:
 def gelu_to_8_bits(x: jax.Array, constants: tuple[Multiplier, jax.Array, Multiplier]) -> jax.Array:
     entry, grid, leave = constants
     return to_8_bits(igelu(requantize(x, entry, 16, wide=False), grid), leave)
-
-
-def add_residual(x: jax.Array, constants: Any, residual: jax.Array) -> jax.Array:
-    return requantize_sum((x, residual), constants, 20, wide=True)
 
 
 def linear_case(rows: int, k: int, n: int) -> tuple[jax.Array, jax.Array, jax.Array]:
@@ -78,27 +74,6 @@ def test_linear_with_gelu_of_any_shape(rows: int, k: int, n: int) -> None:
 
     plain, fused = both(q, weight, bias, constants)
     assert fused.dtype == np.int8
-    assert np.array_equal(fused, plain)
-
-
-@pytest.mark.parametrize("tiles", [SMALL, Tiles()])
-def test_linear_with_a_residual_in_20_bits(tiles: Tiles) -> None:
-    q, weight, bias = linear_case(37, 45, 50)
-    rng = np.random.default_rng(1)
-    residual = jnp.asarray(rng.integers(-(2**21), 2**21, (37, 1, 50)), jnp.int32)
-    constants = [multiplier(rng, (1, 4), (50,), bits=31), multiplier(rng, (2, 5), bits=31)]
-
-    @jax.jit
-    def both(*x: Any) -> tuple[jax.Array, jax.Array]:
-        q, weight, bias, constants, residual = x
-        plain = int8_linear(q, weight, bias, shift_bias(weight, bias))
-        return add_residual(plain, constants, residual), fused_linear(
-            q, weight, bias, add_residual, constants, residual, tiles=tiles, interpret=True
-        )
-
-    plain, fused = both(q, weight, bias, constants, residual)
-    assert fused.dtype == np.int32
-    assert len(np.unique(plain)) > 1000
     assert np.array_equal(fused, plain)
 
 
@@ -156,23 +131,98 @@ def test_attention_of_any_shape(
     assert np.array_equal(fused, plain)
 
 
-@pytest.mark.parametrize("shape", [(5, 2, 24), (3, 768), (7, 1100)])
-def test_rows_are_normalized_alike(shape: tuple[int, ...]) -> None:
-    """Loud rows, quiet and constant ones, without eps and with a large one."""
+def test_attention_reads_slices_in_place() -> None:
+    """Query, key and value side by side in one array, a third each."""
+    query, key, value, mask = attention_case(2, 40, 24, 0)
+    rng = np.random.default_rng(0)
+    constants = multiplier(rng, (1, 5)), multiplier(rng, (20, 24), (24,))
+
+    def run(*arrays: jax.Array, **where: Any) -> jax.Array:
+        return fused_attention(
+            *arrays, mask, constants[0], to_8_bits, constants[1], heads=3, interpret=True, **where
+        )
+
+    whole = jnp.concatenate([query, key, value], axis=-1)
+    found = run(whole, whole, whole, slices=(0, 1, 2), of=3)
+    assert np.array_equal(found, run(query, key, value))
+
+
+def rows_case(shape: tuple[int, ...]) -> np.ndarray:
+    """Loud rows, quiet and constant ones; in every second one the largest is negative."""
     rng = np.random.default_rng(shape[-1])
     x = rng.integers(-(2**19), 2**19, shape)
     x[0] = 2**19 - 1
     x[1] = rng.integers(-3, 4, shape[1:])
     x[2] >>= 9
+    x[::2, ..., 1] = -(2**19)
+    return x
+
+
+EPS = ((0, -64), (2**30 + 12345, -24), (2**31 - 1, 2))
+"""None, and a large one."""
+
+
+@pytest.mark.parametrize("shape", [(5, 2, 24), (3, 768), (7, 1100)])
+def test_rows_are_normalized_alike(shape: tuple[int, ...]) -> None:
+    x = rows_case(shape)
 
     @jax.jit
     def both(*x: Any) -> tuple[jax.Array, jax.Array]:
-        return normalize(*x), fused_normalize(*x, interpret=True)
+        (fused,) = fused_normalize(x[:1], *x[1:], interpret=True)
+        return normalize(*x), fused
 
-    for eps in ((0, -64), (2**30 + 12345, -24), (2**31 - 1, 2)):
+    for eps in EPS:
         plain, fused = both(jnp.asarray(x, jnp.int32), *map(jnp.int32, eps))
         assert np.array_equal(fused, plain)
         assert len(np.unique(plain)) > 100
+
+
+@pytest.mark.parametrize("channels", [24, 384, 768])
+def test_sum_normalization_and_copy_in_one(channels: int) -> None:
+    """As in a layer: accumulators with their bias and a residual before, 8 bits after."""
+    x = rows_case((6, 2, channels))
+    rng = np.random.default_rng(channels)
+    residual = jnp.asarray(rng.integers(-(2**21), 2**21, x.shape), jnp.int32)
+    bias = jnp.asarray(rng.integers(-(2**20), 2**20, channels), jnp.int32)
+    sums = [
+        multiplier(rng, (1, 4), (channels,), bits=31),
+        multiplier(rng, (2, 5), bits=31),
+    ]
+    copy = multiplier(rng, (4, 8), (channels,))
+
+    def before(x: jax.Array, residual: jax.Array, constants: Any) -> jax.Array:
+        return requantize_sum(
+            (x + constants[0].reshape((1,) * (x.ndim - 1) + (-1,)), residual),
+            constants[1],
+            20,
+            wide=True,
+        )
+
+    def after(x: jax.Array, constants: Any) -> jax.Array:
+        return to_8_bits(x, constants[2])
+
+    @jax.jit
+    def both(x: jax.Array, residual: jax.Array, eps: Any, constants: Any) -> Any:
+        plain = normalize(before(x, residual, constants), *eps)
+        return (plain, after(plain, constants)), fused_normalize(
+            (x, residual), *eps, before=before, after=after, constants=constants, interpret=True
+        )
+
+    eps = tuple(map(jnp.int32, EPS[1]))
+    plain, fused = both(jnp.asarray(x, jnp.int32), residual, eps, (bias, sums, copy))
+    assert fused[1].dtype == np.int8
+    assert len(np.unique(plain[1])) > 100
+    jax.tree.map(np.testing.assert_array_equal, fused, plain)
+
+
+def test_parts_of_a_row() -> None:
+    assert [parts_of(n) for n in (24, 128, 384, 768, 1100)] == [
+        [128],
+        [128],
+        [256, 128],
+        [512, 256],
+        [1024, 128],
+    ]
 
 
 def test_kernels_lower_to_triton_without_a_gpu() -> None:
@@ -192,7 +242,7 @@ def test_kernels_lower_to_triton_without_a_gpu() -> None:
         context = fused_attention(
             context, inner, inner, mask, softmax, to_8_bits, act, heads=4, published=False
         )
-        return fused_normalize(context.astype(jnp.int32), bias[0], bias[1])
+        return fused_normalize((context.astype(jnp.int32),), bias[0], bias[1])[0]
 
     n, b, t = 256, 2, 300
     arguments = (
