@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from ibert_jax.integer import compiled
@@ -49,3 +50,24 @@ def test_a_compiler_that_does_not_know_the_option(monkeypatch: pytest.MonkeyPatc
 def test_on_a_gpu_no_kernel_is_taken_unseen(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     assert compiled._accepted.__wrapped__() == {"xla_gpu_autotune_level": 4}
+
+
+def test_what_a_compilation_left_is_given_back_before_the_program_runs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seen = []
+    monkeypatch.setattr(compiled, "LARGE", 0.0)
+    monkeypatch.setattr(compiled, "trim", lambda: seen.append("given back"))
+    run = jit_program(lambda x: jax.pure_callback(lambda x: seen.append("ran") or x, x, x) + 1)
+    x = np.zeros(3, np.int32)
+    assert run(x).tolist() == run(x).tolist() == [1, 1, 1]
+    assert seen == ["given back", "ran", "ran"]
+    jax.jit(lambda x: x * 5)(x)  # somebody else's
+    assert len(seen) == 3
+
+
+def test_memory_is_given_back() -> None:
+    """Of what was in use, nothing is lost."""
+    kept = np.arange(10**6)
+    compiled.trim()
+    assert kept.sum() == 499_999_500_000
