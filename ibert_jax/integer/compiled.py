@@ -160,12 +160,12 @@ def _listen() -> None:
     jax.monitoring.register_event_duration_secs_listener(_when_compiled)
 
 
-def _when_compiled(event: str, seconds: float, **_: Any) -> None:
+def _when_compiled(event: str, duration_secs: float, **_: Any) -> None:
     """Give back what the compiler has freed, 100 MB after a RoBERTa-base, before the program runs.
 
     The C library keeps it, in pieces that are too small for the program's arrays.
     """
-    if event == COMPILED and seconds > LARGE and in_own_program():
+    if event == COMPILED and duration_secs > LARGE and in_own_program():
         trim()
 
 
