@@ -2,15 +2,15 @@
 
 The graph of a layer is made of leaves that each turn arrays into arrays. Between some of them the
 arrays are large and short-lived: a linear layer's int32 accumulators, attention's scores. Fused
-leaves take their places (``fuse_leaves``) and hand on a *pending* value instead, which remembers
-what it is to be computed from; the activation that reads it computes all in one kernel. The graph
-is untouched, and every number comes from the leaves' own arithmetic: the kernels of
+leaves take their places (``fuse_leaves``) and hand on a *pending* value (``frozen.pending``) that
+remembers what it is to be computed from; the activation that reads it computes all in one kernel.
+The graph is untouched, and every number comes from the leaves' own arithmetic: the kernels of
 ``integer.pallas_linear`` and ``pallas_attention`` are given the leaves as their epilogues.
-Query, key and value, which read the same operand, are one product. LayerNorm, which passes over
-its rows several times, is one kernel with the residual sum before it and, where an 8-bit copy
-follows in the layer, that; the product of such a sum is XLA's.
 
-Whatever else reads a pending value *settles* it: it is computed leaf by leaf, as without fusion.
+Query, key and value, which read the same operand, are one product. LayerNorm, which passes over its
+rows several times, is one kernel with the residual sum before it and, where an 8-bit copy follows
+in the layer, that; the product of such a sum is XLA's. Whatever else reads a pending value settles
+it: it is computed leaf by leaf, as without fusion.
 """
 
 from __future__ import annotations
@@ -24,10 +24,20 @@ from flax import nnx
 from jax import lax
 
 from ibert_jax.frozen.network import integer_leaves, put_leaf
-from ibert_jax.integer.dyadic import Multiplier, align, requantize_sum
-from ibert_jax.integer.matmul import of_matrix
-from ibert_jax.integer.mixed import dot_s8
-from ibert_jax.layers.activation import WIDEST_NARROW, IntegerAct, IntegerPass
+from ibert_jax.frozen.pending import (
+    Normalized,
+    PendingContext,
+    PendingLinear,
+    PendingScores,
+    PendingSlice,
+    PendingSum,
+    PendingWeights,
+    copied,
+    settled,
+    unless_slice,
+)
+from ibert_jax.integer.dyadic import Multiplier
+from ibert_jax.layers.activation import IntegerAct, IntegerPass
 from ibert_jax.layers.attention import IntegerContext, IntegerScores
 from ibert_jax.layers.dropout import IntegerDropout
 from ibert_jax.layers.gelu import IntegerGELU
@@ -135,203 +145,6 @@ def _copy_when_normalized(layer: Any, kernels: str) -> None:
         layer.pre_intermediate_act = nnx.data(TakeCopy(copy))
 
 
-def settled(value: Any) -> Any:
-    """``value``, computed if it is pending."""
-    return value.settle() if isinstance(value, PENDING) else value
-
-
-# ----------------------------------------------------------------------------- pending values
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class PendingSlice:
-    """One of equally wide slices along the last axis of what was computed in one."""
-
-    whole: jax.Array
-    index: int = dataclasses.field(metadata={"static": True})
-    count: int = dataclasses.field(metadata={"static": True})
-
-    def settle(self) -> jax.Array:
-        return jnp.split(self.whole, self.count, axis=-1)[self.index]
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class Normalized:
-    """What a LayerNorm left, int32 [..., C], and its 8-bit copy."""
-
-    whole: jax.Array
-    copy: jax.Array
-
-    def settle(self) -> jax.Array:
-        return self.whole
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class PendingLinear:
-    """gelu(linear(q)), or linear(q): int32 [..., N]."""
-
-    q: jax.Array
-    linear: IntegerLinear
-    gelu: IntegerGELU | None = None
-
-    def settle(self) -> jax.Array:
-        accumulators = self.linear(self.q)
-        return accumulators if self.gelu is None else self.gelu(accumulators)
-
-    def fused(self, act: IntegerAct, *, interpret: bool) -> jax.Array:
-        """act(self) as one kernel."""
-        # Not before it is needed: Pallas is slow to import and its Triton backend not for ever.
-        from ibert_jax.integer.pallas_linear import fused_linear
-
-        return fused_linear(
-            self.q,
-            of_matrix(self.linear.weight, lambda matrix: matrix),
-            self.linear.bias,
-            _finish,
-            (self.gelu, act),
-            interpret=interpret,
-        )
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class PendingSum:
-    """act(linear(q), *others): int32 [..., C]."""
-
-    product: PendingLinear
-    others: tuple[jax.Array, ...]
-    act: IntegerAct
-
-    def settle(self) -> jax.Array:
-        return self.act(self.product.settle(), *self.others)
-
-    def normalized(
-        self, norm: IntegerLayerNorm, copy: IntegerAct | None, *, interpret: bool
-    ) -> tuple[jax.Array, ...]:
-        """norm(self), and its copy if there is one, as a product and one kernel."""
-        from ibert_jax.integer.pallas_layernorm import fused_normalize
-
-        q, linear = self.product.q, self.product.linear
-        weight = of_matrix(linear.weight, lambda matrix: matrix)
-        accumulators = dot_s8(q, weight, (((q.ndim - 1,), (1,)), ((), ())))
-        return fused_normalize(
-            (accumulators, *self.others),
-            norm.eps_mantissa,
-            norm.eps_exponent,
-            before=_add_bias_and_sum,
-            after=None if copy is None else _copy,
-            constants=(linear.bias, self.act, copy),
-            interpret=interpret,
-        )
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class PendingScores:
-    """query . key: int32 [B, H, T, T] of int8 [B, T, H * D]."""
-
-    query: jax.Array | PendingSlice
-    key: jax.Array | PendingSlice
-    leaf: IntegerScores
-
-    def settle(self) -> jax.Array:
-        return self.leaf(settled(self.query), settled(self.key))
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class PendingWeights:
-    """Softmax of the scores: numerators and row sums."""
-
-    scores: PendingScores
-    mask: jax.Array
-    kept_heads: jax.Array | None
-    softmax: IntegerSoftmax
-
-    def settle(self) -> tuple[jax.Array, jax.Array]:
-        return self.softmax(self.scores.settle(), self.mask, self.kept_heads)
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class PendingContext:
-    """The weighted mean of the values: int32 [B, T, H * D]."""
-
-    weights: PendingWeights
-    value: jax.Array | PendingSlice
-    leaf: IntegerContext
-
-    def settle(self) -> jax.Array:
-        return self.leaf(self.weights.settle(), settled(self.value))
-
-    def fused(self, act: IntegerAct, *, interpret: bool) -> jax.Array:
-        """act(self) as one kernel."""
-        from ibert_jax.integer.pallas_attention import fused_attention
-
-        scores, softmax = self.weights.scores, self.weights.softmax
-        slices, of, (query, key, value) = _slices(scores.query, scores.key, self.value)
-        return fused_attention(
-            query,
-            key,
-            value,
-            self.weights.mask[:, 0, 0, :],
-            softmax.multiplier,
-            _finish,
-            (None, act),
-            heads=self.leaf.heads,
-            slices=slices,
-            of=of,
-            kept_heads=self.weights.kept_heads,
-            published=softmax.published,
-            interpret=interpret,
-        )
-
-
-PENDING = (
-    Normalized,
-    PendingContext,
-    PendingLinear,
-    PendingScores,
-    PendingSlice,
-    PendingSum,
-    PendingWeights,
-)
-
-
-def _slices(
-    *values: jax.Array | PendingSlice,
-) -> tuple[tuple[int, ...], int, list[jax.Array]]:
-    """Which slice of each array is meant, of how many, and the arrays."""
-    counts = {value.count for value in values if isinstance(value, PendingSlice)}
-    if len(counts) == 1 and all(isinstance(value, PendingSlice) for value in values):
-        slices = [value for value in values if isinstance(value, PendingSlice)]
-        return tuple(x.index for x in slices), counts.pop(), [x.whole for x in slices]
-    return (0,) * len(values), 1, [settled(value) for value in values]
-
-
-def _finish(x: jax.Array, leaves: tuple[IntegerGELU | None, IntegerAct]) -> jax.Array:
-    """What follows the accumulators of a tile, by the leaves with the constants of its columns."""
-    gelu, act = leaves
-    return _requantized((x if gelu is None else gelu(x),), act)
-
-
-def _add_bias_and_sum(accumulators: jax.Array, *rest: Any) -> jax.Array:
-    """What a LayerNorm reads, of the accumulators before their bias and the residual."""
-    *others, (bias, act, _) = rest
-    return _requantized((accumulators + align(bias, accumulators.ndim), *others), act)
-
-
-def _copy(normalized: jax.Array, constants: tuple[Any, Any, IntegerAct]) -> jax.Array:
-    return _requantized((normalized,), constants[2])
-
-
-def _requantized(operands: tuple[jax.Array, ...], act: IntegerAct) -> jax.Array:
-    return requantize_sum(operands, act.multipliers, act.bits, wide=act.bits > WIDEST_NARROW)
-
-
 # ------------------------------------------------------------------------------- fused leaves
 
 
@@ -378,7 +191,7 @@ class FusedScores:
     leaf: IntegerScores
 
     def __call__(self, query: Any, key: Any) -> PendingScores:
-        return PendingScores(_unless_slice(query), _unless_slice(key), self.leaf)
+        return PendingScores(unless_slice(query), unless_slice(key), self.leaf)
 
 
 @jax.tree_util.register_dataclass
@@ -403,13 +216,8 @@ class FusedContext:
 
     def __call__(self, weights: Any, value: Any) -> Any:
         if isinstance(weights, PendingWeights):
-            return PendingContext(weights, _unless_slice(value), self.leaf)
+            return PendingContext(weights, unless_slice(value), self.leaf)
         return self.leaf(weights, settled(value))
-
-
-def _unless_slice(value: Any) -> Any:
-    """``value``, computed if it is pending; a slice stays one, which attention reads in place."""
-    return value if isinstance(value, PendingSlice) else settled(value)
 
 
 @jax.tree_util.register_dataclass
@@ -494,7 +302,7 @@ class FusedLayerNorm:
                 (q,),
                 self.leaf.eps_mantissa,
                 self.leaf.eps_exponent,
-                after=None if self.copy is None else _copy,
+                after=None if self.copy is None else copied,
                 constants=(None, None, self.copy),
                 interpret=interpret,
             )

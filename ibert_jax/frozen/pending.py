@@ -1,0 +1,222 @@
+"""Values that are computed by whoever reads them: what fused leaves hand to each other.
+
+A pending value remembers leaves and what they read. It is computed in one kernel with what follows
+(``fused``, ``normalized``), or *settled*: leaf by leaf, as without fusion.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from ibert_jax.integer.dyadic import align, requantize_sum
+from ibert_jax.integer.matmul import of_matrix
+from ibert_jax.integer.mixed import dot_s8
+from ibert_jax.layers.activation import WIDEST_NARROW, IntegerAct
+from ibert_jax.layers.attention import IntegerContext, IntegerScores
+from ibert_jax.layers.gelu import IntegerGELU
+from ibert_jax.layers.layernorm import IntegerLayerNorm
+from ibert_jax.layers.linear import IntegerLinear
+from ibert_jax.layers.softmax import IntegerSoftmax
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class PendingSlice:
+    """One of equally wide slices along the last axis of what was computed in one."""
+
+    whole: jax.Array
+    index: int = dataclasses.field(metadata={"static": True})
+    count: int = dataclasses.field(metadata={"static": True})
+
+    def settle(self) -> jax.Array:
+        return jnp.split(self.whole, self.count, axis=-1)[self.index]
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Normalized:
+    """What a LayerNorm left, int32 [..., C], and its 8-bit copy."""
+
+    whole: jax.Array
+    copy: jax.Array
+
+    def settle(self) -> jax.Array:
+        return self.whole
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class PendingLinear:
+    """gelu(linear(q)), or linear(q): int32 [..., N]."""
+
+    q: jax.Array
+    linear: IntegerLinear
+    gelu: IntegerGELU | None = None
+
+    def settle(self) -> jax.Array:
+        accumulators = self.linear(self.q)
+        return accumulators if self.gelu is None else self.gelu(accumulators)
+
+    def fused(self, act: IntegerAct, *, interpret: bool) -> jax.Array:
+        """act(self) as one kernel."""
+        # Not before it is needed: Pallas is slow to import and its Triton backend not for ever.
+        from ibert_jax.integer.pallas_linear import fused_linear
+
+        return fused_linear(
+            self.q,
+            of_matrix(self.linear.weight, lambda matrix: matrix),
+            self.linear.bias,
+            _finish,
+            (self.gelu, act),
+            interpret=interpret,
+        )
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class PendingSum:
+    """act(linear(q), *others): int32 [..., C]."""
+
+    product: PendingLinear
+    others: tuple[jax.Array, ...]
+    act: IntegerAct
+
+    def settle(self) -> jax.Array:
+        return self.act(self.product.settle(), *self.others)
+
+    def normalized(
+        self, norm: IntegerLayerNorm, copy: IntegerAct | None, *, interpret: bool
+    ) -> tuple[jax.Array, ...]:
+        """norm(self), and its copy if there is one, as a product and one kernel."""
+        from ibert_jax.integer.pallas_layernorm import fused_normalize
+
+        q, linear = self.product.q, self.product.linear
+        weight = of_matrix(linear.weight, lambda matrix: matrix)
+        accumulators = dot_s8(q, weight, (((q.ndim - 1,), (1,)), ((), ())))
+        return fused_normalize(
+            (accumulators, *self.others),
+            norm.eps_mantissa,
+            norm.eps_exponent,
+            before=_add_bias_and_sum,
+            after=None if copy is None else copied,
+            constants=(linear.bias, self.act, copy),
+            interpret=interpret,
+        )
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class PendingScores:
+    """query . key: int32 [B, H, T, T] of int8 [B, T, H * D]."""
+
+    query: jax.Array | PendingSlice
+    key: jax.Array | PendingSlice
+    leaf: IntegerScores
+
+    def settle(self) -> jax.Array:
+        return self.leaf(settled(self.query), settled(self.key))
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class PendingWeights:
+    """Softmax of the scores: numerators and row sums."""
+
+    scores: PendingScores
+    mask: jax.Array
+    kept_heads: jax.Array | None
+    softmax: IntegerSoftmax
+
+    def settle(self) -> tuple[jax.Array, jax.Array]:
+        return self.softmax(self.scores.settle(), self.mask, self.kept_heads)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class PendingContext:
+    """The weighted mean of the values: int32 [B, T, H * D]."""
+
+    weights: PendingWeights
+    value: jax.Array | PendingSlice
+    leaf: IntegerContext
+
+    def settle(self) -> jax.Array:
+        return self.leaf(self.weights.settle(), settled(self.value))
+
+    def fused(self, act: IntegerAct, *, interpret: bool) -> jax.Array:
+        """act(self) as one kernel."""
+        from ibert_jax.integer.pallas_attention import fused_attention
+
+        scores, softmax = self.weights.scores, self.weights.softmax
+        slices, of, (query, key, value) = slices_of(scores.query, scores.key, self.value)
+        return fused_attention(
+            query,
+            key,
+            value,
+            self.weights.mask[:, 0, 0, :],
+            softmax.multiplier,
+            _finish,
+            (None, act),
+            heads=self.leaf.heads,
+            slices=slices,
+            of=of,
+            kept_heads=self.weights.kept_heads,
+            published=softmax.published,
+            interpret=interpret,
+        )
+
+
+PENDING = (
+    Normalized,
+    PendingContext,
+    PendingLinear,
+    PendingScores,
+    PendingSlice,
+    PendingSum,
+    PendingWeights,
+)
+
+
+def settled(value: Any) -> Any:
+    """``value``, computed if it is pending."""
+    return value.settle() if isinstance(value, PENDING) else value
+
+
+def unless_slice(value: Any) -> Any:
+    """``value``, computed if it is pending; a slice stays one, which attention reads in place."""
+    return value if isinstance(value, PendingSlice) else settled(value)
+
+
+def slices_of(
+    *values: jax.Array | PendingSlice,
+) -> tuple[tuple[int, ...], int, list[jax.Array]]:
+    """Which slice of each array is meant, of how many, and the arrays."""
+    counts = {value.count for value in values if isinstance(value, PendingSlice)}
+    if len(counts) == 1 and all(isinstance(value, PendingSlice) for value in values):
+        slices = [value for value in values if isinstance(value, PendingSlice)]
+        return tuple(x.index for x in slices), counts.pop(), [x.whole for x in slices]
+    return (0,) * len(values), 1, [settled(value) for value in values]
+
+
+def _finish(x: jax.Array, leaves: tuple[IntegerGELU | None, IntegerAct]) -> jax.Array:
+    """What follows the accumulators of a tile, by the leaves with the constants of its columns."""
+    gelu, act = leaves
+    return _requantized((x if gelu is None else gelu(x),), act)
+
+
+def _add_bias_and_sum(accumulators: jax.Array, *rest: Any) -> jax.Array:
+    """What a LayerNorm reads, of the accumulators before their bias and the residual."""
+    *others, (bias, act, _) = rest
+    return _requantized((accumulators + align(bias, accumulators.ndim), *others), act)
+
+
+def copied(normalized: jax.Array, constants: tuple[Any, Any, IntegerAct]) -> jax.Array:
+    return _requantized((normalized,), constants[2])
+
+
+def _requantized(operands: tuple[jax.Array, ...], act: IntegerAct) -> jax.Array:
+    return requantize_sum(operands, act.multipliers, act.bits, wide=act.bits > WIDEST_NARROW)
