@@ -18,8 +18,8 @@ Triton's ``dot`` takes signed operands only, so numerators n in [0, 255] travel 
 them up would cost more than two operations a score.
 
 The arithmetic of a score, 35 shifts, minima, additions and the like (counted in the disassembled
-kernel), costs more than its products: 25 M scores a layer are 56 us of an H200, at 15.5 T/s; 94 were
-measured, before the sums were a product and a score three operations less.
+kernel), costs more than its products: 25 M scores a layer are 56 us of an H200, at 15.5 T/s; 94
+were measured, before the sums were a product and a score three operations less.
 """
 
 from __future__ import annotations
