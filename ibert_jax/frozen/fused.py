@@ -293,23 +293,23 @@ class FusedLayerNorm:
     kernels: str = dataclasses.field(metadata={"static": True})
 
     def __call__(self, q: Any) -> jax.Array | Normalized:
-        def fused(q: Any, self: FusedLayerNorm, interpret: bool = False) -> tuple[jax.Array, ...]:
+        def fused(q: Any, norm: FusedLayerNorm, interpret: bool = False) -> tuple[jax.Array, ...]:
             if isinstance(q, PendingSum):
-                return q.normalized(self.leaf, self.copy, interpret=interpret)
+                return q.normalized(norm.leaf, norm.copy, interpret=interpret)
             from ibert_jax.integer.pallas_layernorm import fused_normalize
 
             return fused_normalize(
                 (q,),
-                self.leaf.eps_mantissa,
-                self.leaf.eps_exponent,
-                after=None if self.copy is None else copied,
-                constants=(None, None, self.copy),
+                norm.leaf.eps_mantissa,
+                norm.leaf.eps_exponent,
+                after=None if norm.copy is None else copied,
+                constants=(None, None, norm.copy),
                 interpret=interpret,
             )
 
-        def apart(q: Any, self: FusedLayerNorm) -> tuple[jax.Array, ...]:
-            whole = self.leaf(settled(q))
-            return (whole,) if self.copy is None else (whole, self.copy(whole))
+        def apart(q: Any, norm: FusedLayerNorm) -> tuple[jax.Array, ...]:
+            whole = norm.leaf(settled(q))
+            return (whole,) if norm.copy is None else (whole, norm.copy(whole))
 
         q = q if isinstance(q, PendingSum) else settled(q)
         if self.kernels == INTERPRETED:
