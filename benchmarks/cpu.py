@@ -159,6 +159,7 @@ def measure(names: Sequence[str], case: str, folder: Path, lengths: Any, rounds:
             first = contender.turn(case, lengths)["first"]
         except RuntimeError as error:
             print(f"  {name} is left out: {error}")
+            contender.close()
             continue
         running[name], found[name] = contender, {"first": first, "seconds": []}
     for _ in range(rounds):

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -24,12 +23,11 @@ from ibert_jax.checkpoints.files import (
     indexed_files,
     write_tensors,
 )
-from ibert_jax.files import temporary_name
-from ibert_jax.tokenizer import TOKENIZER_FILES
+from ibert_jax.files import temporary_name, write_whole
+from ibert_jax.tokenizer import copy_tokenizer_files
 
 PICKLE = "pytorch_model.bin"
 INDEX = "pytorch_model.bin.index.json"
-COPIED = (CONFIG_FILE, *TOKENIZER_FILES)
 
 
 def convert(source: str | os.PathLike[str], output: str | os.PathLike[str]) -> None:
@@ -52,9 +50,9 @@ def convert(source: str | os.PathLike[str], output: str | os.PathLike[str]) -> N
         temporary.replace(output / WEIGHTS_FILE)
     finally:
         temporary.unlink(missing_ok=True)
-    for name in COPIED:
-        if (source / name).is_file() and source.resolve() != output.resolve():
-            shutil.copyfile(source / name, output / name)
+    if source.resolve() != output.resolve():
+        write_whole(output / CONFIG_FILE, (source / CONFIG_FILE).read_bytes())
+        copy_tokenizer_files(source, output)
 
 
 def _read(source: Path, problems: list[str]) -> dict[str, np.ndarray]:

@@ -1,7 +1,8 @@
 """The command `ibert-jax`.
 
 Answers go to standard output; progress, notes and errors to standard error. Exit codes: 0 done,
-2 wrong usage or input (with one sentence that says what to change), 130 interrupted.
+1 not certified, 2 wrong usage or input (with one sentence that says what to change), 130
+interrupted.
 """
 
 from __future__ import annotations

@@ -80,8 +80,8 @@ class IBertConfig:
     Positions count from ``pad_token_id + 1`` (RoBERTa's convention), so the longest sequence is
     ``max_position_embeddings - pad_token_id - 1``: see :attr:`max_sequence_length`.
 
-    Labels: give ``num_labels`` (names become LABEL_0, LABEL_1, ...) or ``id2label``; both must
-    agree. The default is two labels.
+    Labels: give ``num_labels`` (names become LABEL_0, LABEL_1, ...), ``id2label`` or ``label2id``;
+    they must agree. The default is two labels.
 
     Attributes that are not Hugging Face's:
       quantization: a :class:`QuantConfig`, or a mapping of its settings.
@@ -132,22 +132,30 @@ class IBertConfig:
     def _settle_labels(self) -> None:
         """Derives whichever of num_labels, id2label and label2id was not given."""
         count, names, numbers = self.num_labels, self.id2label, self.label2id
+        if numbers is not None and not isinstance(numbers, Mapping):
+            raise ValueError(f"IBertConfig: label2id must map names to numbers, got {numbers!r}")
+        if names is None and numbers:
+            names = {number: name for name, number in numbers.items()}
         if names is None:
             count = 2 if count is None else count
             size = count if isinstance(count, int) else 0  # a wrong type is reported later
             names = {i: f"LABEL_{i}" for i in range(size)}
-            if numbers and sorted(numbers.values()) == list(range(size)):
-                names = {number: name for name, number in numbers.items()}
         try:
             names = {int(i): str(name) for i, name in names.items()}
         except (AttributeError, TypeError, ValueError):
             raise ValueError(
                 f"IBertConfig: id2label must map 0..num_labels-1 to names, got {self.id2label!r}"
             ) from None
+        inverse = {name: i for i, name in names.items()}
+        if numbers and dict(numbers) != inverse:
+            raise ValueError(
+                f"IBertConfig: label2id must number the names of id2label, {names}, each its own, "
+                f"got {dict(numbers)}; give only one of the two"
+            )
         count = len(names) if count is None else count
         object.__setattr__(self, "num_labels", count)
         object.__setattr__(self, "id2label", _FixedDict(names))
-        object.__setattr__(self, "label2id", _FixedDict({name: i for i, name in names.items()}))
+        object.__setattr__(self, "label2id", _FixedDict(inverse))
 
     def _problems(self) -> list[str | None]:
         problems = [
@@ -224,16 +232,17 @@ class IBertConfig:
         return self.force_dequant in (nonlinearity, "nonlinear")
 
     def replace(self, **changes: Any) -> Self:
-        """A copy with changes; a new ``num_labels`` or ``id2label`` settles the other by itself.
+        """A copy with changes.
 
-        Changing ``num_labels`` to its present value keeps the label names. ``quantization`` may be
-        a QuantConfig or a dict of some of its settings.
+        One of ``num_labels``, ``id2label`` and ``label2id`` settles the others; changing
+        ``num_labels`` to its present value keeps the label names. ``quantization`` may be a
+        QuantConfig or a dict of some of its settings.
         """
         unknown = sorted(set(changes) - {f.name for f in dataclasses.fields(self)})
         if unknown:
             raise TypeError(f"IBertConfig has no settings named {', '.join(unknown)}")
         if changes.keys() & {"num_labels", "id2label", "label2id"}:
-            if changes.get("num_labels") == self.num_labels:
+            if changes.get("num_labels") == self.num_labels and "label2id" not in changes:
                 changes.setdefault("id2label", self.id2label)
             for name in ("num_labels", "id2label", "label2id"):
                 changes.setdefault(name, None)

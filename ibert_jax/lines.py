@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import bz2
+import gzip
+import io
+import lzma
+import zlib
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 LONGEST_LINE = 2**20
 """Bytes of a line that `readable_lines` reads."""
+_COMPRESSED: dict[str, Callable[..., Any]] = {
+    ".gz": gzip.open,
+    ".bz2": bz2.open,
+    ".xz": lzma.open,
+}
 
 
 class Line(NamedTuple):
@@ -20,20 +31,50 @@ class Line(NamedTuple):
 def read_lines(path: str | Path) -> Iterator[Line]:
     """Decode a file line by line, holding one line at a time.
 
-    Raises FileNotFoundError, IsADirectoryError or ValueError (not UTF-8) naming file and line.
+    Raises FileNotFoundError, IsADirectoryError or ValueError (not UTF-8, or a compressed file that
+    is damaged) naming file and line.
     """
-    with open_file(path) as stream:
+    with opened(path) as stream:
         yield from decode_lines(stream, str(path))
 
 
-def open_file(path: str | Path) -> BinaryIO:
-    """Open a file to read its bytes. Raises FileNotFoundError or IsADirectoryError naming it."""
+@contextmanager
+def opened(path: str | Path) -> Iterator[BinaryIO]:
+    """The bytes of a file, decompressed if need be.
+
+    Raises FileNotFoundError, IsADirectoryError or ValueError (damaged) naming it.
+    """
     path = Path(path)
     if path.is_dir():
         raise IsADirectoryError(f"expected a text file, {path} is a folder")
     if not path.exists():
         raise FileNotFoundError(f"expected a text file, {path} does not exist")
-    return path.open("rb")
+    with path.open("rb") as raw, decompressed(raw, path) as stream:
+        yield stream
+
+
+@contextmanager
+def decompressed(raw: BinaryIO, path: Path) -> Iterator[BinaryIO]:
+    """A file's stream, or if its name ends in .gz, .bz2 or .xz what is compressed in it.
+
+    Raises ValueError for a damaged one, wherever in the reading that is found.
+    """
+    opener = _COMPRESSED.get(path.suffix.lower())
+    if opener is None:
+        yield raw
+        return
+    try:
+        yield io.BufferedReader(opener(raw), 2**16)  # type: ignore[arg-type]
+    except (EOFError, zlib.error, lzma.LZMAError, OSError) as error:  # gzip's are of the last
+        raise ValueError(
+            f"expected a whole {path.suffix} file, {path} is damaged or cut short ({error}); copy "
+            "it again"
+        ) from None
+
+
+def plain_name(path: Path) -> Path:
+    """A file's name without what says how it is compressed."""
+    return path.with_suffix("") if path.suffix.lower() in _COMPRESSED else path
 
 
 def decode_lines(stream: Iterable[bytes], name: str) -> Iterator[Line]:

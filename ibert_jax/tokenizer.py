@@ -6,7 +6,6 @@ directories, which have only a vocabulary, go through transformers once.
 
 from __future__ import annotations
 
-import shutil
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from ibert_jax.files import write_whole
 
 # Copied beside a saved model so that other tools find their tokenizer there too.
 TOKENIZER_FILES = (
@@ -205,16 +206,24 @@ class Tokenizer:
         return self.backend.decode(numbers, skip_special_tokens=skip_special_tokens)
 
     def save(self, directory: str | Path) -> None:
-        """Write the tokenizer's files into a model directory."""
+        """Write the tokenizer's files into a model directory, in place of those of another."""
         directory = Path(directory)
         directory.mkdir(parents=True, exist_ok=True)
-        if self.directory is not None and self.directory.resolve() != directory.resolve():
-            for name in TOKENIZER_FILES:
-                if (self.directory / name).is_file():
-                    shutil.copyfile(self.directory / name, directory / name)
+        own = self.directory is not None and self.directory.resolve() == directory.resolve()
+        if not own:
+            copy_tokenizer_files(self.directory, directory)
         if not (directory / "tokenizer.json").is_file():
             self.backend.no_truncation()
-            self.backend.save(str(directory / "tokenizer.json"))
+            write_whole(directory / "tokenizer.json", self.backend.to_str(pretty=True))
+
+
+def copy_tokenizer_files(source: Path | None, directory: Path) -> None:
+    """Let a directory hold the tokenizer's files that another one holds, and no others."""
+    for name in TOKENIZER_FILES:
+        if source is not None and (source / name).is_file():
+            write_whole(directory / name, (source / name).read_bytes())
+        else:
+            (directory / name).unlink(missing_ok=True)
 
 
 def _stretch(encoding: Any, first: int, truncated: bool) -> Stretch:

@@ -225,7 +225,7 @@ def test_encoder_without_head_is_refused(
     shutil.copy(tiny_checkpoint / "tokenizer.json", tmp_path)
     shutil.copy(tiny_checkpoint / "config.json", tmp_path)  # which declares a classifier
     message = _fails(capsys, "predict", "--model", tmp_path, "good")
-    assert "an encoder without a head" in message
+    assert "an encoder without one" in message
 
 
 def test_unknown_label(

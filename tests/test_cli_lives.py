@@ -134,6 +134,24 @@ def test_freezing_needs_calibration(
     assert not (tmp_path / "integer").exists()
 
 
+def test_freezing_is_refused_before_anything_is_read(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def message(*arguments: str) -> str:
+        assert main(["freeze", *arguments]) == 2
+        return capsys.readouterr().err
+
+    output = str(tmp_path / "integer")
+    assert "beside --method" in message(str(trained), output, "--method", "mse")
+    assert "nowhere.txt is none" in message(
+        "no_such_model", output, "--calibration", str(tmp_path / "nowhere.txt")
+    )
+    (tmp_path / "file").touch()
+    assert "to write" in message("no_such_model", str(tmp_path / "file" / "integer"))
+    assert main(["certify", "--save"]) == 2
+    assert "a model beside --save" in capsys.readouterr().err
+
+
 def test_frozen_twice_is_refused(
     frozen: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -130,7 +130,15 @@ def test_what_cannot_be_done(
         capsys, model, "--task", "question_answering", "good"
     )
     assert "expected a task of" in _fails(capsys, model, "--task", "poetry", "good")
+    assert "a head for multiple_choice" in _fails(capsys, model, "--task", "multiple_choice", "x")
+    assert "a head for token_classification" in _fails(
+        capsys, model, "--task", "token_classification", "good"
+    )
     assert "expected --output beside --bad-rows" in _fails(capsys, model, "--bad-rows", "x")
+    for option in ("--restart", "--overwrite"):
+        assert f"expected --output beside {option}" in _fails(capsys, model, option, "good")
+    for option in ("--keep", "--column"):
+        assert f"expected --file beside {option}" in _fails(capsys, model, option, "a", "good")
     assert "put them in a file" in _fails(capsys, model, "good", "--output", output)
     assert "is read as text" in _fails(capsys, model, "--file", text, "--column", "review")
     message = _fails(capsys, model, "--file", table, "--output", output)

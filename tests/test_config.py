@@ -137,6 +137,12 @@ def test_replace_settles_labels():
     assert named.replace(id2label={0: "x"}).num_labels == 1
     assert named.replace(hidden_size=24).id2label == named.id2label
     assert IBertConfig(num_labels=2, label2id={"b": 1, "a": 0}).id2label == {0: "a", 1: "b"}
+    assert IBertConfig(label2id={"b": 1, "a": 0, "c": 2}).num_labels == 3
+    assert named.replace(label2id={"x": 1, "y": 0}).id2label == {0: "y", 1: "x"}
+    with pytest.raises(ValueError, match="label2id must number the names"):
+        IBertConfig(id2label={0: "a", 1: "b"}, label2id={"a": 1, "b": 0})
+    with pytest.raises(ValueError, match="id2label must name the labels"):
+        IBertConfig(label2id={"a": 0, "b": 7})
     changed = named.replace(quantization={"momentum": 0.5})
     assert changed.quantization == QuantConfig(momentum=0.5)
     with pytest.raises(TypeError, match="no settings named hiden_size"):

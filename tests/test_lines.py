@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import gzip
 import io
+import lzma
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -40,3 +43,16 @@ def test_files(tmp_path: Path) -> None:
         list(read_lines(tmp_path / "absent"))
     (tmp_path / "file").write_bytes(b"one\n")
     assert list(read_lines(tmp_path / "file")) == [Line(1, "one")]
+
+
+@pytest.mark.parametrize(("ending", "pack"), [(".gz", gzip.compress), (".xz", lzma.compress)])
+def test_compressed_files_are_read_as_others(
+    tmp_path: Path, ending: str, pack: Callable[[bytes], bytes]
+) -> None:
+    path = tmp_path / f"rows.txt{ending}"
+    packed = pack("good\ncafé\n".encode() * 9000)
+    path.write_bytes(packed)
+    assert [line.text for line in read_lines(path)][:2] == ["good", "café"]
+    path.write_bytes(packed[: len(packed) // 2])
+    with pytest.raises(ValueError, match="damaged or cut short"):
+        list(read_lines(path))

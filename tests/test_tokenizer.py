@@ -107,3 +107,19 @@ def test_refuses_what_is_not_text(directory: Path) -> None:
         tokenizer.encode(["good", 3])  # type: ignore[list-item]
     with pytest.raises(ValueError, match=r"texts\[0\] to be Unicode"):
         tokenizer.encode(["bad \udcff"])
+
+
+def test_saving_replaces_another_tokenizer(directory: Path, tmp_path: Path) -> None:
+    """Of two kinds of file in a folder one would win, and not always the one written last."""
+    old, new = tmp_path / "old", tmp_path / "new"
+    new.mkdir()
+    (new / "vocab.txt").write_text("\n".join(reversed(WORDS)) + "\n")
+    (new / "config.json").write_text('{"model_type": "bert"}')
+    want = Tokenizer.load(new).encode(["good film"])[0].ids
+    Tokenizer.load(directory).save(old)
+    (old / "mine.txt").touch()
+    Tokenizer.load(new).save(old)
+    (old / "config.json").write_text('{"model_type": "bert"}')
+    np.testing.assert_array_equal(Tokenizer.load(old).encode(["good film"])[0].ids, want)
+    assert (old / "mine.txt").is_file()
+    assert (old / "vocab.txt").is_file()

@@ -7,14 +7,13 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
 from ibert_jax.frozen.network import watch_leaves
 from ibert_jax.layers.activation import QuantAct
 from ibert_jax.layers.leaf import leaves_of
-from ibert_jax.quantize.tensor import QuantizedTensor
+from ibert_jax.proof.saturation import at_the_ends
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,7 +122,8 @@ def _saturation(model: Any, batches: Iterable[Mapping[str, Any]]) -> dict[str, f
 
         def record(path: str, leaf: Any, result: Any) -> None:
             if isinstance(leaf, QuantAct) and leaf.form.bits is not None:
-                found[path] = _at_the_ends(result, leaf.form.bits, batch.get("attention_mask"))
+                highest = 2 ** (leaf.form.bits - 1) - 1
+                found[path] = at_the_ends(result.q, highest, batch.get("attention_mask"))
 
         watch_leaves(network, record)
         network(**batch)
@@ -131,19 +131,8 @@ def _saturation(model: Any, batches: Iterable[Mapping[str, Any]]) -> dict[str, f
 
     totals: dict[str, np.ndarray] = {}
     for batch in batches:
+        model.check_batch(model.config, batch)
         arrays = {name: np.asarray(value) for name, value in batch.items()}
         for path, counts in jax.device_get(count(state, arrays)).items():
             totals[path] = totals.get(path, 0) + np.asarray(counts, np.int64)
     return {path: float(ends / all_) for path, (ends, all_) in totals.items() if all_}
-
-
-def _at_the_ends(
-    tensor: QuantizedTensor, bits: int, mask: jax.Array | None
-) -> tuple[jax.Array, jax.Array]:
-    """How many of the tensor's integers are at an end of ``bits``, and how many there are."""
-    highest = 2 ** (bits - 1) - 1
-    at_end = (tensor.q <= ~highest) | (tensor.q >= highest)
-    counted = jnp.ones_like(at_end)
-    if mask is not None and at_end.ndim == 3:
-        counted &= (mask != 0).reshape(*at_end.shape[:2], 1)
-    return jnp.sum(at_end & counted, dtype=jnp.int32), jnp.sum(counted, dtype=jnp.int32)

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 from flax import nnx
 
-from ibert_jax.analysis.switches import kind_of, switch_leaves, switchable
+from ibert_jax.analysis.switches import inputs_of, kind_of, switch_leaves, switchable
 from ibert_jax.layers.widths import BACKBONE
 from ibert_jax.quantize.distance import outputs_of, squares
 
@@ -136,6 +136,8 @@ def sensitivity(
     model, arrays = nnx.clone(model), list(batches)
     if not arrays:
         raise ValueError("sensitivity needs at least one batch, got none: pass some sentences")
+    for batch in arrays:
+        model.check_batch(model.config, batch)
     model.quantize(True)  # settles the bits
     _refuse_uncalibrated(model)
     found = switchable(model)
@@ -210,24 +212,25 @@ class _Measurement:
             return outputs_of(network(**arguments, return_dict=True))
 
         self._outputs = outputs
-        self._wanted = [outputs(self._state, _arguments(batch), nothing) for batch in self._batches]
+        self._wanted = [outputs(self._state, inputs_of(batch), nothing) for batch in self._batches]
 
     def __call__(self, flags: np.ndarray) -> tuple[float, float | None]:
         """Relative distance, and accuracy where there are labels; ``flags`` bool [leaves]."""
         total, right, counted = np.zeros(2), 0, 0
         for batch, wanted in zip(self._batches, self._wanted, strict=True):
-            got = self._outputs(self._state, _arguments(batch), flags)
+            got = self._outputs(self._state, inputs_of(batch), flags)
             total += np.asarray(_squares(got, wanted, batch.get("attention_mask")), np.float64)
-            if "labels" in batch and "logits" in got:
-                labels = batch["labels"]
-                answers = np.argmax(np.asarray(got["logits"]), axis=-1)
+            if "labels" in batch and "logits" in got and _are_classes(batch["labels"], got):
+                labels, answers = batch["labels"], np.argmax(np.asarray(got["logits"]), axis=-1)
                 right += int(np.sum((answers == labels) & (labels != -100)))
                 counted += int(np.sum(labels != -100))
         return float(np.sqrt(total[0] / total[1])), right / counted if counted else None
 
 
+def _are_classes(labels: np.ndarray, got: Mapping[str, jax.Array]) -> bool:
+    """Whether labels are the numbers of classes, one an answer, and no quantities or flags."""
+    *answers, classes = got["logits"].shape
+    return np.issubdtype(labels.dtype, np.integer) and labels.shape == (*answers,) and classes > 1
+
+
 _squares = jax.jit(squares)
-
-
-def _arguments(batch: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in batch.items() if name != "labels"}

@@ -7,7 +7,7 @@ kernels. One compilation then serves every choice of leaves.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -39,6 +39,12 @@ _KERNELS: dict[type, tuple[str, int]] = {
     IntTanh: ("tanh", _ACCUMULATOR_BITS),
 }
 """Nonlinear leaf -> its kind, and the bits of the integers that it is given here."""
+_TARGETS = ("labels", "start_positions", "end_positions")
+
+
+def inputs_of(batch: Mapping[str, Any]) -> dict[str, Any]:
+    """A batch without what a loss is computed from: here only outputs are looked at."""
+    return {name: value for name, value in batch.items() if name not in _TARGETS}
 
 
 def kind_of(leaf: Any) -> str | None:

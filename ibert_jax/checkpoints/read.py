@@ -132,6 +132,23 @@ def read_checkpoint(
     return Checkpoint(config, head, tensors, ranges, missing_head, unused, kept)
 
 
+def missing_from_head(directory: Path, head: str) -> tuple[str, ...]:
+    """The parameters of a head, a key of ``keys.HEADS``, that a directory lacks, by names alone.
+
+    Of files that cannot be read none are missing: ``read_checkpoint`` says what is wrong.
+    """
+    problems: list[str] = []
+    raw, config = _read_config(directory, {}, problems)
+    entries = open_weights(directory, problems)
+    if problems or config is None:
+        return ()
+    model_type = str(raw.get("model_type", "ibert"))
+    declared = keys.declared_head(raw.get("architectures"))
+    found = _sort(entries, config, model_type, head, declared, problems)
+    stored = {*found.parameters, *(keys.COPIES[name] for name in found.copies)}
+    return tuple(name for name in keys.head_parameters(config, head) if name not in stored)
+
+
 def _was_trained_by_hugging_face(
     config: IBertConfig, published: Mapping[str, np.ndarray], overrides: Mapping[str, Any]
 ) -> bool:

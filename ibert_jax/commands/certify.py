@@ -66,6 +66,8 @@ def run(args: argparse.Namespace) -> int:
     from ibert_jax.inference import default_directory
     from ibert_jax.proof import CertificateError, certify
 
+    if args.save and args.model is None:
+        raise ValueError("expected a model beside --save; the package's own has its certificate")
     directory = args.model or default_directory()
     program = IntegerModel.load(directory)
     length = args.sequence_length or min(128, program.config.max_sequence_length)

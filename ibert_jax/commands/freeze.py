@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -88,6 +89,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Calibrate where asked to, freeze, and write program and tokenizer."""
+    _refuse(args)
     from ibert_jax.analysis import calibration_report, correct_biases
     from ibert_jax.inference import load_model
     from ibert_jax.quantize import calibrate
@@ -95,7 +97,7 @@ def run(args: argparse.Namespace) -> int:
 
     tokenizer = Tokenizer.load(args.checkpoint)
     model = load_model(args.checkpoint)
-    if (Path(args.checkpoint) / "integer_model.json").is_file():
+    if not hasattr(model, "leaves"):
         raise ValueError(f"expected a checkpoint, {args.checkpoint} is frozen already")
     batches: list[dict[str, Any]] = []
     if args.calibration is not None:
@@ -123,6 +125,25 @@ def run(args: argparse.Namespace) -> int:
     if certificate is not None:
         print(certificate)
     return 0
+
+
+def _refuse(args: argparse.Namespace) -> None:
+    """Before minutes are spent: is there the text, is there a place for the model?"""
+    if args.calibration is None:
+        given = [name for name in ("column", "search") if getattr(args, name)]
+        given += ["method"] if args.method != METHODS[0] else []
+        if given:
+            raise ValueError(
+                f"expected --calibration beside --{given[0]}, which says how ranges are measured"
+            )
+    elif not Path(args.calibration).exists():
+        raise FileNotFoundError(
+            f"expected a file of sentences, {args.calibration} is none; check the path for a typo"
+        )
+    output = Path(args.output).absolute()
+    place = next(path for path in (output, *output.parents) if path.exists())
+    if not place.is_dir() or not os.access(place, os.W_OK):
+        raise ValueError(f"expected a folder to write {output} to, {place} is none, or not yours")
 
 
 def certified(program: Any, batches: list[dict[str, Any]]) -> Any:

@@ -62,7 +62,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     )
     rows.add_argument(
         "--format",
-        choices=("text", "tsv", "csv", "jsonl", "parquet", "conll"),
+        choices=("text", "tsv", "csv", "jsonl", "json", "parquet", "conll"),
         help="how to read the file or standard input (default: as the file's name says, else text)",
     )
     rows.add_argument(
@@ -134,7 +134,13 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError("expected sentences or --file, got both; give one of the two")
     if args.bad_rows and not args.output:
         raise ValueError("expected --output beside --bad-rows; without it a bad row is an error")
+    for name in ("restart", "overwrite"):
+        if getattr(args, name) and not args.output:
+            raise ValueError(f"expected --output beside --{name}; without it no file is written")
     if args.sentence:
+        for name in ("format", "column", "keep"):
+            if getattr(args, name):
+                raise ValueError(f"expected --file beside --{name}, got sentences; leave it out")
         if args.output:
             raise ValueError("expected --file beside --output, got sentences; put them in a file")
         return _show(args, _arguments(args.sentence), None)
@@ -147,7 +153,7 @@ def run(args: argparse.Namespace) -> int:
     source = Source(
         named,
         stream=None if named else sys.stdin.buffer,
-        format=args.format,
+        format="jsonl" if args.format == "json" else args.format,  # which it is, is seen
         columns=args.column,
         keep=args.keep,
     )

@@ -15,7 +15,7 @@ import ibert_jax
 from ibert_jax.deploy.onnx_model import to_onnx
 from ibert_jax.deploy.signature import Signature
 from ibert_jax.deploy.stablehlo import to_stablehlo
-from ibert_jax.files import write_whole
+from ibert_jax.files import read_json_object, write_whole
 from ibert_jax.frozen import IntegerModel
 
 FORMATS: dict[str, tuple[str, Callable[[Signature], bytes]]] = {
@@ -45,10 +45,10 @@ def export(
 
     Args:
         program: what is exported.
-        directory: made if need be. Besides a file for each format it gets
-            ``integer_program.json`` (arguments, results and their scales, the configuration, the
-            model's hash) and ``golden.safetensors``: arguments, and the integers that must come
-            out for them.
+        directory: made if need be; another model's export there is replaced. Besides a file for
+            each format it gets ``integer_program.json`` (arguments, results and their scales, the
+            configuration, the model's hash) and ``golden.safetensors``: arguments, and the integers
+            that must come out for them.
         formats: ``jax``, StableHLO with the fast form for every platform; ``onnx``, integer
             operators of ONNX, for where there is no Python (not built for speed).
 
@@ -68,11 +68,22 @@ def export(
     contents = {FORMATS[name][0]: FORMATS[name][1](signature) for name in wanted}
     folder = Path(directory)
     folder.mkdir(parents=True, exist_ok=True)
+    if _described_hash(folder) not in (None, program.sha256()):
+        for name, _ in FORMATS.values():  # another model's, which would be taken for this one's
+            (folder / name).unlink(missing_ok=True)
     for name, content in contents.items():
         write_whole(folder / name, content)
     write_whole(folder / GOLDEN_FILE, pack_tensors(signature.golden()))
     text = json.dumps(_description(signature), indent=1, ensure_ascii=False) + "\n"
     write_whole(folder / DESCRIPTION_FILE, text)
+
+
+def _described_hash(folder: Path) -> str | None:
+    """The hash of the model that was exported there before; None if there was none."""
+    try:
+        return str(read_json_object(folder / DESCRIPTION_FILE).get("model_hash"))
+    except (FileNotFoundError, ValueError):
+        return None
 
 
 def _description(signature: Signature) -> dict[str, Any]:

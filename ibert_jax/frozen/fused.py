@@ -52,6 +52,20 @@ PALLAS, INTERPRETED = FUSING = ("pallas", "pallas-interpreted")
 """
 
 
+def check_pallas() -> None:
+    """Refuse, in a sentence, a JAX without what the kernels are compiled by.
+
+    They are traced on every platform, and chosen when it is known which one it is.
+    """
+    try:
+        from ibert_jax.integer import pallas_attention, pallas_layernorm, pallas_linear  # noqa: F401
+    except ImportError as error:
+        raise ModuleNotFoundError(
+            f"the fused kernels need Pallas' Triton backend, which JAX {jax.__version__} does not "
+            f"have ({error}); run the program by kernels 'xla'"
+        ) from None
+
+
 def fuse_leaves(network: nnx.Module, kernels: str, *, attention: bool = True) -> None:
     """Put fused leaves in the places of the encoder's integer leaves, in place.
 

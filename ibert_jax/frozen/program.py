@@ -16,7 +16,7 @@ from ibert_jax import checks
 from ibert_jax.config import IBertConfig
 from ibert_jax.frozen.blocked import block_attention
 from ibert_jax.frozen.by_head import requantize_by_head
-from ibert_jax.frozen.fused import FUSING, fuse_leaves
+from ibert_jax.frozen.fused import FUSING, check_pallas, fuse_leaves
 from ibert_jax.frozen.network import name_leaves
 from ibert_jax.frozen.packing import pack_matrices, unpack_matrices
 from ibert_jax.frozen.parts import in_parts, parts_of
@@ -106,6 +106,8 @@ class IntegerModel:
         kernel among devices: with ``pallas``, share a batch out by shard_map.
         """
         raise_if_any("with_kernels", [choice_problem("kernels", kernels, KERNELS)])
+        if kernels in FUSING:
+            check_pallas()
         if kernels == self.kernels or ONEDNN not in (kernels, self.kernels):
             return dataclasses.replace(self, kernels=kernels)
         network = jax.tree.map(np.asarray, self._laid_out)

@@ -3,7 +3,7 @@
 ``integer_model.json`` holds the format's version, the configuration, the output scales, those
 of the hidden states, the kind and the static settings of every integer leaf, and the SHA-256 of
 ``integer_model.safetensors``. Both are written under a temporary name first and renamed, the
-JSON last, so that a directory never holds half a model. ``certificate.json``, where there is
+JSON last, so that half a model, or halves of two, are refused. ``certificate.json``, where there is
 one, is the certificate of this very model: it names the model's hash, which ``load`` checks.
 Nothing is unpickled.
 """
@@ -128,6 +128,9 @@ def sha256(model: IntegerModel) -> str:
     """SHA-256 of all that decides a model's integers and the scales of its outputs."""
     described, arrays = _describe_program(model)
     decisive = {name: getattr(model.config, name) for name in ("vocab_size", "pad_token_id")}
+    scheme = model.config.quantization.scheme  # decides what the residual stream holds
+    if scheme != "channel":  # the default was not always counted
+        decisive["scheme"] = scheme
     return fingerprint({**described, **decisive}, arrays)
 
 

@@ -14,6 +14,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
+from ibert_jax.checkpoints import locate
 from ibert_jax.inference.journal import Output, Progress
 from ibert_jax.inference.predictor import Predictor
 from ibert_jax.inference.results import Refused, Result, record
@@ -50,8 +51,8 @@ def predict_file(
       output: .tsv (quotes mean nothing) or .csv for a table, what is not a plain value as JSON in
         its cell; else JSON lines.
       problems: where bad rows are told of; by default `output` with ".bad.jsonl" behind its name.
-      model: the directory that the predictor was loaded from, so that a job is not gone on with by
-        another model.
+      model: the directory, or the id on the hub, that the predictor was loaded from, so that a job
+        is not gone on with by another model.
       inputs: whether to repeat the texts in the answers.
       restart: begin anew, whatever an earlier job left.
       overwrite: whether finished files may be replaced.
@@ -183,7 +184,7 @@ def _job(
         "version": 1,
         "input": source.fingerprint(_SAMPLE),
         "columns": source.described(),
-        "model": None if model is None else _hash_of(Path(model)),
+        "model": None if model is None else _hash_of(locate(model)),
         "task": task.head,
         "options": {name: getattr(task, name) for name in own},
         "batch_size": predictor.batch_size,

@@ -83,9 +83,10 @@ class Output:
                 self._refuse_existing(overwrite)
             self._open(found)
         except BaseException:
-            if os.fstat(self._journal.fileno()).st_size == 0:
-                self._journal_path.unlink()
+            empty = os.fstat(self._journal.fileno()).st_size == 0
             self.close()
+            if empty:
+                self._journal_path.unlink()
             raise
 
     def __enter__(self) -> Self:

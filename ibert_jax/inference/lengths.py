@@ -17,7 +17,7 @@ _SHORTEST = 16
 
 
 def lengths_up_to(longest: int) -> tuple[int, ...]:
-    """A few lengths, in tokens, at most a third apart from 24 on.
+    """A few lengths, in tokens, each at most half as long again as the one before.
 
     >>> lengths_up_to(100)
     (16, 24, 32, 48, 64, 96, 100)

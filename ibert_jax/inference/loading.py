@@ -5,16 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-# What the parameters of each head are called, in any checkpoint that holds it.
-_HEADS = {
-    "sequence_classification": ("classifier",),
-    "token_classification": ("classifier",),
-    "multiple_choice": ("classifier",),
-    "question_answering": ("qa_outputs",),
-    "masked_lm": ("lm_head", "cls.predictions"),
-    "model": (),
-}
-
 _RUN = ("qat", "calibrated", "float")
 """The models that `ibert-jax train` leaves in its directory."""
 
@@ -32,9 +22,10 @@ def load_model(directory: str | Path, task: str | None = None) -> Any:
     head was never trained or the frozen model is of another one.
     """
     from ibert_jax.checkpoints import locate
+    from ibert_jax.checkpoints.keys import HEADS
 
-    if task is not None and task not in _HEADS:
-        raise ValueError(f"expected a task of {', '.join(_HEADS)}, got {task!r}")
+    if task is not None and task not in HEADS:
+        raise ValueError(f"expected a task of {', '.join(HEADS)}, got {task!r}")
     directory = locate(directory)
     if (directory / "integer_model.json").is_file():
         from ibert_jax.frozen import IntegerModel
@@ -68,21 +59,19 @@ def load_classifier(directory: str | Path) -> Any:
 def _load_checkpoint(directory: Path, task: str | None) -> Any:
     """A float or quantization-aware model whose head was trained."""
     from ibert_jax import models
-    from ibert_jax.checkpoints.files import open_weights
     from ibert_jax.checkpoints.keys import HEADS, declared_head
+    from ibert_jax.checkpoints.read import missing_from_head
     from ibert_jax.files import read_json_object
 
     if task is None:
         declared = declared_head(read_json_object(directory / "config.json").get("architectures"))
-        task = declared if declared in _HEADS else "model"
-    problems: list[str] = []
-    names = open_weights(directory, problems)  # reads names alone, not the weights
-    own = _HEADS[task]
-    if not problems and own and not any(part in name for name in names for part in own):
-        kind = "a classifier" if own == ("classifier",) else f"a head for {task}"
+        task = declared if declared is not None and declared in HEADS else "model"
+    # Vectors are means of hidden states, for which nothing beyond the encoder is needed.
+    missing = missing_from_head(directory, task) if task != "model" else ()
+    if missing:
         raise ValueError(
-            f"expected {kind} in {directory}, got an encoder without a head, whose answers "
-            "would be random; train it first"
+            f"expected a head for {task} in {directory}, got an encoder without one (there is no "
+            f"{missing[0]}), whose answers would be random; train it first"
         )
     model = getattr(models, HEADS[task].architecture).from_pretrained(directory)
     # A model that was trained quantization-aware answers in the life it was trained for.

@@ -6,21 +6,23 @@ not grow with the file, nor with a line of it.
 
 from __future__ import annotations
 
-import bz2
 import csv
-import gzip
 import hashlib
-import io
 import json
-import lzma
-import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 from ibert_jax.documents import Stream, read_objects, sniff
-from ibert_jax.lines import LONGEST_LINE, ReadLine, conll_cells, readable_lines
+from ibert_jax.lines import (
+    LONGEST_LINE,
+    ReadLine,
+    conll_cells,
+    decompressed,
+    plain_name,
+    readable_lines,
+)
 
 FORMATS = ("text", "tsv", "csv", "jsonl", "parquet", "conll")
 _BY_NAME = {
@@ -32,13 +34,6 @@ _BY_NAME = {
     ".parquet": "parquet",
     ".conll": "conll",
 }
-_COMPRESSED: dict[str, Callable[..., Any]] = {
-    ".gz": gzip.open,
-    ".bz2": bz2.open,
-    ".xz": lzma.open,
-}
-
-
 EMPTY_LINE, EMPTY_CELL = "the line is empty", "a cell to be read is empty"
 
 
@@ -134,19 +129,9 @@ class Source:
             assert self._stream is not None, "a path or a stream"
             yield from self._rows(self._stream)
             return
-        opener = _COMPRESSED.get(self._path.suffix.lower())
-        with self._path.open("rb") as raw:
+        with self._path.open("rb") as raw, decompressed(raw, self._path) as stream:
             self._raw = raw
-            stream = raw if opener is None else io.BufferedReader(opener(raw), 2**16)
-            try:
-                yield from self._rows(stream)
-            except (EOFError, zlib.error, gzip.BadGzipFile, lzma.LZMAError, OSError) as error:
-                if opener is None:
-                    raise
-                raise ValueError(
-                    f"expected a whole {self._path.suffix} file, {self.name} is damaged or cut "
-                    f"short ({error}); copy it again"
-                ) from None
+            yield from self._rows(stream)
         self._raw, self._share = None, 1.0
 
     def _rows(self, stream: Stream) -> Iterator[Row]:
@@ -254,8 +239,7 @@ class Source:
 
 def format_of(path: Path) -> str:
     """The format that a file's name says, its compression aside; text if it says none."""
-    name = path.with_suffix("") if path.suffix.lower() in _COMPRESSED else path
-    return _BY_NAME.get(name.suffix.lower(), "text")
+    return _BY_NAME.get(plain_name(path).suffix.lower(), "text")
 
 
 def _existing(path: Path) -> Path:

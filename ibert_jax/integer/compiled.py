@@ -171,9 +171,8 @@ def _when_compiled(event: str, duration_secs: float, **_: Any) -> None:
 
 def trim() -> None:
     """Return free memory to the system; where the C library is not glibc, nothing."""
-    malloc_trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    if malloc_trim is not None:
-        malloc_trim(0)
+    with contextlib.suppress(OSError, TypeError, AttributeError):  # Windows; another C library
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 @functools.cache

@@ -111,7 +111,7 @@ def requantize_sum(
     """The sum of integer operands [..., C], each requantized by its own multiplier first.
 
     Returns:
-        As of ``requantize``. Two operands keep one bit more until they are added.
+        As of ``requantize``. Of several operands each keeps one bit more until they are added.
     """
     width = bits if len(operands) == 1 else bits + 1
     parts = [

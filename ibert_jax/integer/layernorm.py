@@ -124,7 +124,7 @@ def golden_step(channels: int) -> int:
 
 
 def numerator(channels: int) -> int:
-    """round(2^30 sqrt(C / 2^halvings)), in [2^30, 2^30.5]: the constant over the root."""
+    """floor(2^30 sqrt(C / 2^halvings)), in [2^30, 2^30.5]: the constant over the root."""
     return math.isqrt((channels << 60) >> halvings_of(channels))
 
 

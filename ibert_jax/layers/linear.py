@@ -18,7 +18,6 @@ from ibert_jax.quantize.constants import reciprocal, round_to, steps_per_unit
 from ibert_jax.quantize.straight_through import straight_through
 from ibert_jax.quantize.tensor import QuantizedTensor, dequantize
 
-WEIGHT_LIMIT = 127
 BIAS_LIMIT = 2**30
 SMALLEST_ROW = 2.0**-60
 """Rows whose largest weight (times the input's scale) is below this count as zeros."""

@@ -21,8 +21,8 @@ def set_widths(model: nnx.Module, quantization: QuantConfig) -> None:
 
     ``weight_bits`` go to linear layers and embedding tables (a language model's decoder shares
     its table's), ``activation_bits`` to the activations that enter a matmul. All other widths
-    are part of the integer kernels: 20 bits before a LayerNorm, 16 in nonlinear functions and
-    in the residual stream, 32 in accumulators.
+    are part of the integer kernels: 20 bits before a LayerNorm, 16 in nonlinear functions, 32 in
+    accumulators, and in the residual stream what LayerNorm leaves there (14 of them fractional).
 
     Raises:
         ValueError: overrides that change nothing, because no such leaf has such bits.

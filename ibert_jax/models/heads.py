@@ -1,4 +1,4 @@
-"""The heads that label: whole sequences, tokens, spans, choices."""
+"""The heads that label: whole sequences, tokens, spans."""
 
 from __future__ import annotations
 

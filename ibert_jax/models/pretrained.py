@@ -6,7 +6,7 @@ import dataclasses
 import inspect
 import logging
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, ClassVar, NoReturn, Self
 
 import jax
@@ -20,7 +20,7 @@ from ibert_jax.config import IBertConfig
 from ibert_jax.layers.initial import LateRngs, draw_late, is_late
 from ibert_jax.layers.leaf import Leaf, leaves_of, set_life
 from ibert_jax.layers.widths import BACKBONE, set_widths
-from ibert_jax.models.inputs import Array, EncoderArguments, Life, encoder_inputs
+from ibert_jax.models.inputs import Array, EncoderArguments, EncoderInputs, Life, encoder_inputs
 
 logger = logging.getLogger(__name__)
 
@@ -85,6 +85,12 @@ class IBertPreTrainedModel(nnx.Module):
     def prepared(cls, config: IBertConfig, life: Life, **arguments: Any) -> dict[str, Array]:
         """The arguments of a call by name, checked, with defaults filled in."""
         return encoder_inputs(config, life, **arguments).arguments()
+
+    @classmethod
+    def check_batch(cls, config: IBertConfig, batch: Mapping[str, Any]) -> None:
+        """Refuse a batch, arguments by name, as a call would that is not traced."""
+        names = {"input_ids", *EncoderInputs._fields, *cls.own_arguments}
+        cls.prepared(config, "float", **{k: v for k, v in batch.items() if k in names})
 
     def option(self, name: str, value: bool | None) -> bool:
         """An option of a call: as given, or the configuration's."""

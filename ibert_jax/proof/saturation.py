@@ -29,7 +29,7 @@ def saturation(program: Any, batches: Iterable[Mapping[str, Any]]) -> dict[str, 
 
         def record(path: str, leaf: Any, q: Any) -> None:
             if isinstance(leaf, IntegerAct | IntegerNarrowAct):
-                found[path] = _counts(q, leaf.highest, batch.get("attention_mask"))
+                found[path] = at_the_ends(q, leaf.highest, batch.get("attention_mask"))
 
         watch_leaves(network, record)
         network(**batch)
@@ -38,6 +38,7 @@ def saturation(program: Any, batches: Iterable[Mapping[str, Any]]) -> dict[str, 
     ends: dict[str, int] = {}
     sizes: dict[str, int] = {}
     for batch in batches:
+        program.kind.check_batch(program.config, batch)
         arrays = {name: np.asarray(value) for name, value in batch.items()}
         for path, (at_end, size) in jax.device_get(count(program, arrays)).items():
             ends[path] = ends.get(path, 0) + int(at_end)
@@ -45,15 +46,18 @@ def saturation(program: Any, batches: Iterable[Mapping[str, Any]]) -> dict[str, 
     return {path: ends[path] / sizes[path] for path in ends if sizes[path]}
 
 
-def _counts(
+def at_the_ends(
     q: jax.Array, highest: int | jax.Array, mask: jax.Array | None
 ) -> tuple[jax.Array, jax.Array]:
     """How many elements are ``highest`` or its opposite, and how many there are, int32 scalars.
 
-    ``mask`` [B, T] says which count, where ``q`` has a row for each token.
+    Args:
+      q: integers: [B, T, C], of tokens, or anything else, all of which counts.
+      highest: the largest that ``q`` may be.
+      mask: [B, T], or [B / choices, choices, T], 0 where a token does not count; None, all count.
     """
     at_end = (q <= ~highest) | (q >= highest)
     counted = jnp.ones_like(at_end)
-    if mask is not None and q.shape[: mask.ndim] == mask.shape:
-        counted = counted & (mask != 0).reshape(*mask.shape, *(1,) * (q.ndim - mask.ndim))
+    if mask is not None and q.ndim == 3 and mask.size == q.shape[0] * q.shape[1]:
+        counted &= (mask != 0).reshape(*q.shape[:2], 1)
     return jnp.sum(at_end & counted, dtype=jnp.int32), jnp.sum(counted, dtype=jnp.int32)

@@ -24,6 +24,7 @@ _CUSTOM_CALL_TARGET, _ID, _OPERAND_IDS, _BACKEND_CONFIG = 28, 35, 36, 43
 _SHAPE_ELEMENT_TYPE, _SHAPE_TUPLE = 2, 4
 _METADATA_OP_NAME = 2
 
+_CUBLAS = "__cublas$"
 _TUPLE = 13
 _ELEMENT_TYPES = {
     1: "bool", 2: "int8", 3: "int16", 4: "int32", 5: "int64", 6: "uint8", 7: "uint16",
@@ -81,7 +82,12 @@ def _opaque(opcode: str, fields: Fields) -> str | None:
         target, config = _text(fields, _CUSTOM_CALL_TARGET), _text(fields, _BACKEND_CONFIG)
         if target == packed.TARGET and packed.more_than_a_product(config):
             return f"{target} of another kind"
-        return f"{target} with scaling" if _scales(_config(fields)) else target
+        if not target.startswith(_CUBLAS):
+            return target
+        gemm = _config(fields).get("gemm_backend_config")
+        if not isinstance(gemm, dict):
+            return f"{target} that does not say how it scales"
+        return f"{target} with scaling" if _scales(gemm) else target
     if opcode == "fusion" and _text(fields, _FUSION_KIND) == "kCustom":
         config = _config(fields)
         inner = config.get("fusion_config") or config.get("fusion_backend_config") or {}
@@ -89,11 +95,8 @@ def _opaque(opcode: str, fields: Fields) -> str | None:
     return None
 
 
-def _scales(config: dict[str, Any]) -> bool:
+def _scales(gemm: dict[str, Any]) -> bool:
     """True if a cuBLAS product also multiplies by a number or applies a function."""
-    gemm = config.get("gemm_backend_config")
-    if gemm is None:
-        return False
     plain = (gemm.get("alpha_real", 1), gemm.get("alpha_imag", 0)) == (1, 0)
     return not (plain and gemm.get("beta", 0) in (0, 1) and gemm.get("epilogue", "DEFAULT") in
                 ("DEFAULT", "BIAS"))  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Mapping
 from functools import partial
 from typing import Any, TypeVar
@@ -54,7 +55,7 @@ def calibrate(
 
     Args:
         model: one of this package's models; changed in place. Ranges that it already has are
-            replaced.
+            replaced, unless a batch is refused: then they stay.
         batches: the model's arguments by name, e.g. ``{"input_ids": ..., "attention_mask":
             ...}``; 128 to 512 sentences of the kind to be expected.
         method: one of ``METHODS``.
@@ -67,7 +68,8 @@ def calibrate(
         ``model``.
 
     Raises:
-        ValueError: there is no batch, no such method, or nothing to search in this scheme.
+        ValueError: there is no batch, or one that the model does not take; no such method, or
+            nothing to search in this scheme.
     """
     if method not in METHODS:
         raise ValueError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
@@ -79,12 +81,22 @@ def calibrate(
             "search chooses channel factors, which only the 'channel' scheme has, got the scheme "
             f"{network.config.quantization.scheme!r}; pass search=False"
         )
+    batches = iter(batches)
+    first = next(batches, None)
+    if first is None:
+        raise ValueError("calibration needs at least one batch, got none: pass some sentences")
+    batches = itertools.chain([first], batches)
+    if method in SHARES or search:
+        batches = list(batches)  # token ids: small beside one batch's activations
+    quantized = network.config.quant_mode
     network.quantize(True)  # settings that cannot be had are refused before anything runs
     network.quantize(False)
     network.eval()
-    if method in SHARES or search:
-        batches = list(batches)  # token ids: small beside one batch's activations
-    _observe(model, batches, moving=method == "moving-average")
+    try:
+        _observe(model, batches, moving=method == "moving-average")
+    except BaseException:  # a batch that the model does not take; an interruption
+        network.quantize(quantized)
+        raise
     if search:
         search_migration(model, list(batches))
     else:
@@ -95,8 +107,12 @@ def calibrate(
 
 
 def _observe(model: nnx.Module, batches: Batches, *, moving: bool) -> None:
-    """Fill the ranges by running every batch; ``moving``: narrow ones by moving averages."""
+    """Fill the ranges by running every batch; ``moving``: narrow ones by moving averages.
+
+    Where that fails they are what they were.
+    """
     observers: list[Any] = [m for _, m in nnx.iter_modules(model) if hasattr(m, "x_min")]
+    known = [(observer.x_min[...], observer.x_max[...]) for observer in observers]
     momenta = [observer.momentum for observer in observers]
     for observer in observers:
         observer.x_min[...] = jnp.full(observer.x_min.shape, jnp.inf, jnp.float32)
@@ -105,8 +121,11 @@ def _observe(model: nnx.Module, batches: Batches, *, moving: bool) -> None:
         observer.momentum = -1 if not moved else _momentum(observer.momentum)
         observer.observing = True
     try:
-        if _run(model, batches) == 0:
-            raise ValueError("calibration needs at least one batch, got none: pass some sentences")
+        _run(model, batches)
+    except BaseException:
+        for observer, (low, high) in zip(observers, known, strict=True):
+            observer.x_min[...], observer.x_max[...] = low, high
+        raise
     finally:
         for observer, momentum in zip(observers, momenta, strict=True):
             observer.momentum, observer.observing = momentum, False
@@ -116,8 +135,8 @@ def _momentum(configured: float) -> float:
     return MOMENTUM if configured == -1 else configured
 
 
-def _run(model: nnx.Module, batches: Batches) -> int:
-    """Run every batch, keeping the ranges; returns how many there were."""
+def _run(model: nnx.Module, batches: Batches) -> None:
+    """Run every batch, keeping the ranges."""
     graph, ranges, rest = nnx.split(model, RangeStatistic, ...)
 
     @jax.jit
@@ -126,12 +145,11 @@ def _run(model: nnx.Module, batches: Batches) -> int:
         merged(**batch)
         return nnx.state(merged, RangeStatistic)
 
-    count = 0
+    network: Any = model
     for batch in batches:
+        network.check_batch(network.config, batch)  # where it is traced nothing can be refused
         ranges = observe(ranges, rest, {name: np.asarray(value) for name, value in batch.items()})
-        count += 1
     nnx.update(model, ranges)
-    return count
 
 
 def _clip(model: nnx.Module, batches: Batches, method: str, percentile: float) -> None:

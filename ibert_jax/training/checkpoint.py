@@ -76,19 +76,29 @@ class Checkpoints:
         )
 
     def restore(self, like: TrainState) -> tuple[TrainState, Position] | None:
-        """The latest sound checkpoint; None where there is none.
+        """The latest sound checkpoint; None where there is none at all.
 
-        A damaged one is passed over and deleted, with a warning in the log.
+        A damaged one is passed over, with a warning in the log. It stays until newer ones take its
+        place: perhaps it is the disk that fails, and not for ever.
 
         Args:
           like: a state of the same shapes.
+
+        Raises:
+          ValueError: there are checkpoints, but all are damaged.
         """
-        for number in sorted(self._manager.all_steps(), reverse=True):
+        numbers = sorted(self._manager.all_steps(), reverse=True)
+        for number in numbers:
             try:
                 return self._read(number, like)
             except Exception as error:  # of many kinds: whatever the storage layers stumble over
                 logger.warning("checkpoint %d is damaged, trying an older one: %s", number, error)
-                self._manager.delete(number)
+        if numbers:
+            raise ValueError(
+                f"expected a sound checkpoint in {self._manager.directory}, got {len(numbers)} "
+                "that cannot be read (the log says why); mend that folder and go on, or delete the "
+                "run to begin anew"
+            )
         return None
 
     def _read(self, number: int, like: TrainState) -> tuple[TrainState, Position]:

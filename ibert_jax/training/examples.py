@@ -66,7 +66,7 @@ def read_examples(
     Args:
       task: what the fields of a row mean.
       labels: the model's labels; a cell holds either such a name or an index.
-      limit: how many to read at most.
+      limit: how many to read at most; what comes after them is not looked at.
 
     Returns:
       Examples of the task's kind.
@@ -76,18 +76,22 @@ def read_examples(
       ValueError: not UTF-8, a field missing, a label unknown, a line malformed, no example at
         all; the message names file and line.
     """
-    examples: list[Example] = []
-    for path in map(Path, paths):
-        found = list(parse(read_rows(path, task), task, labels))
-        if not found:
-            raise ValueError(f"expected at least one labelled example in {path}, it holds none")
-        examples += found
-    return examples[:limit]
+    return list(itertools.islice(_parsed(paths, task, labels), limit))
 
 
 def load_examples(task: Task, split: str, labels: Labels, *, limit: int | None = None) -> list[Any]:
     """The same of a split of the task's data set on the Hugging Face hub."""
     return list(itertools.islice(parse(hub_rows(task, split), task, labels), limit))
+
+
+def _parsed(paths: Sequence[str | Path], task: Task, labels: Labels) -> Iterator[Example]:
+    for path in map(Path, paths):
+        empty = True
+        for example in parse(read_rows(path, task), task, labels):
+            empty = False
+            yield example
+        if empty:
+            raise ValueError(f"expected at least one labelled example in {path}, it holds none")
 
 
 def parse(rows: Iterable[Row], task: Task, labels: Labels) -> Iterator[Example]:

@@ -84,8 +84,8 @@ def finetune(
         + "".join(f"; {count} {what}" for what, count in notes.items() if count),
         file=shown,
     )
-    run.begin()
-    with Checkpoints(run.checkpoints, keep=options.keep_checkpoints) as checkpoints:
+    keep = options.keep_checkpoints
+    with run.begin(), Checkpoints(run.checkpoints, keep=keep) as checkpoints:
         return _Finetuning(options, run, model, tokenizer, data, checkpoints, shown).run()
 
 

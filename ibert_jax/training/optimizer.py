@@ -33,7 +33,7 @@ def warmup_linear_decay(peak: float, steps: int, warmup: int) -> optax.Schedule:
 def decays(name: str) -> bool:
     """Whether weight decay applies to a parameter: not to biases, nor to LayerNorm."""
     path = name.split(".")
-    return path[-1] != "bias" and "LayerNorm" not in path
+    return path[-1] != "bias" and not {"LayerNorm", "layer_norm"} & {*path}
 
 
 def global_norm(tree: object) -> jax.Array:

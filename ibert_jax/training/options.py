@@ -7,7 +7,6 @@ import json
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from ibert_jax.settings import number_problem
@@ -208,11 +207,6 @@ class TrainOptions:
     def evaluates(self) -> bool:
         """Whether there are examples to evaluate on."""
         return self.dev_file is not None or not self.train_files
-
-    @property
-    def run_directory(self) -> Path:
-        """`output` as a path."""
-        return Path(self.output)
 
 
 def _differences(name: str, earlier: Any, value: Any) -> Iterator[str]:

@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ibert_jax.documents import read_objects, sniff
-from ibert_jax.lines import conll_cells, open_file, read_lines
+from ibert_jax.lines import LONGEST_LINE, conll_cells, opened, plain_name, read_lines
 from ibert_jax.training.tasks import Task
 
 _BY_NAME = {
     ".csv": "csv",
     ".json": "json",
     ".jsonl": "json",
+    ".ndjson": "json",
     ".parquet": "parquet",
     ".conll": "conll",
 }
@@ -59,6 +60,8 @@ class Row(NamedTuple):
 def read_rows(path: Path, task: Task) -> Iterator[Row]:
     """The rows of a file in the task's layout, or in the one that its name tells.
 
+    Files ending in .gz, .bz2 and .xz are decompressed.
+
     tsv: a header line (unless the task names the columns); quotes mean nothing. csv: the same
     with quotes. json: an object a line, or one list of objects, or SQuAD's nesting. parquet: needs
     pyarrow. conll: a token and its tag a line (the first and the last column), blank lines
@@ -68,7 +71,7 @@ def read_rows(path: Path, task: Task) -> Iterator[Row]:
       FileNotFoundError, IsADirectoryError: no such file.
       ValueError: not UTF-8, or malformed; the message names file and line.
     """
-    layout = task.layout or _BY_NAME.get(path.suffix.lower())
+    layout = task.layout or _BY_NAME.get(plain_name(path).suffix.lower())
     readers = {
         "tsv": _tsv,
         "csv": _csv,
@@ -86,8 +89,19 @@ def _tsv(path: Path, task: Task) -> Iterator[Row]:
 
 
 def _csv(path: Path, task: Task) -> Iterator[Row]:
+    return _named(_records(path), path, task)
+
+
+def _records(path: Path) -> Iterator[tuple[int, list[str]]]:
+    csv.field_size_limit(max(csv.field_size_limit(), LONGEST_LINE))
     reader = csv.reader(line + "\n" for _, line in read_lines(path))
-    return _named(((reader.line_num, cells) for cells in reader if cells), path, task)
+    try:
+        yield from ((reader.line_num, cells) for cells in reader if cells)
+    except csv.Error as error:
+        raise ValueError(
+            f"expected CSV, could not read {path} ({error}, in the record that ends in line "
+            f"{reader.line_num})"
+        ) from None
 
 
 def _named(cells: Iterator[tuple[int, list[str]]], path: Path, task: Task) -> Iterator[Row]:
@@ -147,7 +161,7 @@ def _parquet(path: Path, task: Task) -> Iterator[Row]:
 
 def _json(path: Path, task: Task) -> Iterator[Row]:
     del task
-    with open_file(path) as file:
+    with opened(path) as file:
         is_document, stream = sniff(file)
         if is_document:
             for number, fields in enumerate(read_objects(stream, str(path)), 1):
@@ -159,9 +173,9 @@ def _json(path: Path, task: Task) -> Iterator[Row]:
         where = f"line {number} of {path}"
         try:
             fields = json.loads(line)
-        except json.JSONDecodeError as error:
+        except (json.JSONDecodeError, RecursionError) as error:
             raise ValueError(
-                f"expected one JSON object a line, {where} is none ({error.msg})"
+                f"expected one JSON object a line, {where} is none ({getattr(error, 'msg', error)})"
             ) from None
         if not isinstance(fields, dict):
             raise ValueError(f"expected one JSON object a line, {where} is none")

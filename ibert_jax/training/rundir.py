@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from ibert_jax.files import alone_in
 from ibert_jax.training.metrics import write_json
 from ibert_jax.training.options import TrainOptions
 
@@ -42,10 +45,13 @@ class RunDirectory:
                 "choose another output"
             )
 
-    def begin(self) -> None:
-        """Make the directory, and keep the options in it."""
+    @contextmanager
+    def begin(self) -> Iterator[None]:
+        """Make the directory, keep the options in it, and hold it against other processes."""
         self.path.mkdir(parents=True, exist_ok=True)
-        write_json(self._options, self._asked.to_dict())
+        with alone_in(self.path):
+            write_json(self._options, self._asked.to_dict())
+            yield
 
     def _compare(self, options: TrainOptions) -> None:
         differences = options.differences(_read(self._options))

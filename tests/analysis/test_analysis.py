@@ -134,3 +134,51 @@ def test_few_outliers_do_not_move_the_mean() -> None:
     assert np.abs(found - np.median(values[:-1], axis=(0, 1))).max() < 0.3
     even = np.asarray(huber_mean(jnp.asarray(values[2:-1]), jnp.asarray(counted[2:-1])))
     assert np.abs(even - values[2:-1].mean((0, 1))).max() < 0.05
+
+
+def test_labels_are_no_business_of_bias_correction(
+    model: ib.IBertForSequenceClassification,
+) -> None:
+    labelled = {**BATCH, "labels": np.zeros(6, np.int64)}
+    one, other = (
+        ib.correct_biases(nnx.clone(model), [batch]).classifier.dense.bias[...]
+        for batch in (BATCH, labelled)
+    )
+    np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize("labels", [np.ones(6, np.float32), np.ones((6, 2), np.int32)])
+def test_quantities_and_flags_have_no_accuracy(
+    model: ib.IBertForSequenceClassification, labels: np.ndarray
+) -> None:
+    found = ib.sensitivity(model, [{**BATCH, "labels": labels}], leaves=COARSE)
+    assert found.accuracy_everything is None
+
+
+@pytest.mark.parametrize("length", [9, 16])
+def test_padding_does_not_saturate(length: int) -> None:
+    """Whatever the model's shapes are like: choices in a row, a length that is the width."""
+    config = ib.IBertConfig(
+        vocab_size=50,
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=32,
+        max_position_embeddings=20,
+        initializer_range=0.3,
+    )
+    for kind, shape in (
+        (ib.IBertForSequenceClassification, (6, length)),
+        (ib.IBertForMultipleChoice, (3, 2, length)),
+    ):
+        batch = {
+            "input_ids": RNG.integers(3, 50, shape),
+            "attention_mask": (np.arange(length) < RNG.integers(2, 10, (*shape[:-1], 1))) * 1,
+        }
+        made = ib.calibrate(kind(config, rngs=nnx.Rngs(0)), [batch])
+        told = {row.path: row.saturated for row in ib.calibration_report(made, [batch]).rows}
+        certified = ib.certify(ib.freeze(made), 2, 8, batches=[batch], overflow=False).saturation
+        assert {path: told[path] for path in certified} == pytest.approx(certified)
+        counted = int(batch["attention_mask"].sum()) * 16
+        share = certified[next(path for path in certified if path.endswith("layer.0.input_act"))]
+        assert share * counted == pytest.approx(round(share * counted))

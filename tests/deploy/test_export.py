@@ -171,3 +171,13 @@ def test_floats_are_refused(program: ib.IntegerModel, tmp_path: Path) -> None:
     config = dataclasses.replace(program.config, force_dequant="gelu")
     with pytest.raises(ValueError, match="freeze a model with 'none'"):
         export(dataclasses.replace(program, config=config), tmp_path)
+
+
+def test_another_model_s_export_is_replaced(program: ib.IntegerModel, tmp_path: Path) -> None:
+    stale = tmp_path / "integer_program.onnx"
+    export(program, tmp_path)
+    stale.write_bytes(b"written by an export of the same model")
+    export(program, tmp_path)
+    assert stale.exists()
+    export(frozen(ib.IBertForTokenClassification, "channel"), tmp_path)
+    assert not stale.exists()

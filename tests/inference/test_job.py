@@ -18,7 +18,14 @@ from tokenizers.models import BPE
 from tokenizers.pre_tokenizers import ByteLevel
 from tokenizers.processors import RobertaProcessing
 
-from ibert_jax.inference import Predictor, Source, default_directory, journal, predict_file
+from ibert_jax.inference import (
+    Predictor,
+    Source,
+    default_directory,
+    job,
+    journal,
+    predict_file,
+)
 from ibert_jax.tokenizer import Tokenizer
 
 from .conftest import CountingProgram, make_config
@@ -373,3 +380,16 @@ def test_junk_is_answered_or_told_of(kind: str, tmp_path: Path) -> None:
         assert answers[number]["text"] == text
         assert answers[number]["tokens"] <= 64
         assert not answers[number]["truncated"] or answers[number]["tokens"] == 64
+
+
+def test_a_model_is_known_by_its_files_wherever_it_is(
+    predictor: Predictor, rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a model on the hub, too, of which the id says nothing."""
+    folders = {name: tmp_path / name for name in ("org/a", "org/b")}
+    for name, folder in folders.items():
+        folder.mkdir(parents=True)
+        (folder / "config.json").write_text(name)
+    monkeypatch.setattr("ibert_jax.inference.job.locate", folders.__getitem__)
+    jobs = [job._job(predictor, Source(rows), name, True)["model"] for name in folders]
+    assert jobs[0] != jobs[1]

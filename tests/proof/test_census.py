@@ -20,7 +20,7 @@ from jax.sharding import PartitionSpec
 
 from ibert_jax.proof import Census, census
 from ibert_jax.proof.operations import ALLOWED, FORMS, HLO, INTEGER_TYPES, JAXPR, STABLEHLO
-from ibert_jax.proof.walk_hlo import decode, walk_hlo
+from ibert_jax.proof.walk_hlo import _opaque, decode, walk_hlo
 
 X = jax.ShapeDtypeStruct((8, 32), jnp.int32)
 
@@ -315,3 +315,18 @@ def test_a_program_is_not_taken_for_another_of_the_same_fields():
     counts = range(1, 65)
     found = [census(run, kind(times)(X), X).operations[JAXPR] for times in counts]
     assert [by_kind["add"] for by_kind in found] == [*counts]
+
+
+@pytest.mark.parametrize(
+    ("config", "label"),
+    [
+        ('{"gemm_backend_config": {"alpha_real": 1, "beta": 0}}', "__cublas$gemm"),
+        ('{"gemm_backend_config": {"alpha_real": 2}}', "__cublas$gemm with scaling"),
+        ('{"gemm_backend_config": {"epilogue": "GELU"}}', "__cublas$gemm with scaling"),
+        ("{}", "__cublas$gemm that does not say how it scales"),
+        ("written otherwise", "__cublas$gemm that does not say how it scales"),
+    ],
+)
+def test_a_product_that_may_scale_is_not_plain(config: str, label: str) -> None:
+    fields = {28: [b"__cublas$gemm"], 43: [config.encode()]}
+    assert _opaque("custom-call", fields) == label

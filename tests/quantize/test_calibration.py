@@ -125,3 +125,15 @@ def test_the_exponent_is_searched_against_the_float_outputs() -> None:
     model.config = model.config.replace(quantization={"scheme": "reference"})
     with pytest.raises(ValueError, match="only the 'channel' scheme has"):
         ib.calibrate(model, BATCHES, search=True)
+
+
+def test_a_failed_calibration_leaves_the_one_before() -> None:
+    model = ib.calibrate(make(), BATCHES)
+    before = ranges(model)
+    with pytest.raises(ValueError, match="at least one batch"):
+        ib.calibrate(model, [])
+    with pytest.raises(ValueError, match="input_ids"):  # beyond the vocabulary
+        ib.calibrate(model, [BATCHES[0], {"input_ids": np.full((1, 3), 99)}])
+    assert model.config.quant_mode
+    for path, bounds in ranges(model).items():
+        np.testing.assert_array_equal(bounds, before[path])

@@ -85,6 +85,22 @@ def test_a_damaged_one_gives_way_to_the_one_before(
     assert "checkpoint 2 is damaged" in caplog.text
 
 
+def test_nothing_is_deleted_that_cannot_be_read_just_now(
+    two: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(*_: object) -> None:
+        raise OSError(5, "Input/output error")
+
+    with Checkpoints(two, keep=2) as checkpoints:
+        with monkeypatch.context() as broken:
+            broken.setattr(checkpoints, "_read", failing)
+            with pytest.raises(ValueError, match="got 2 that cannot be read"):
+                checkpoints.restore(make_state(0))
+        found = checkpoints.restore(make_state(0))
+    assert found is not None
+    same(found[0], make_state(2))
+
+
 def test_every_file_counts(two: Path, tmp_path: Path) -> None:
     """Whatever file is missing or cut, what comes back is a checkpoint that was saved."""
     files = sorted(p.relative_to(two / "2") for p in (two / "2").rglob("*") if p.is_file())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import sys
 from pathlib import Path
@@ -262,3 +263,20 @@ def test_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(ValueError, match=r"install it, as by pip install 'ibert-jax\[datasets\]'"):
         load_examples(load_task("sst2"), "train", LABELS)
+
+
+def test_what_the_readers_of_tables_share_with_predict(tmp_path: Path) -> None:
+    """Compressed files, long cells, JSON by another name; and a sentence where none can be read."""
+    table = tmp_path / "long.csv.gz"
+    text = "word " * 40_000
+    table.write_bytes(gzip.compress(f'sentence,label\n"{text}",positive\n'.encode()))
+    assert read_examples([table], SENTENCES, LABELS)[0].text == text
+    objects = tmp_path / "rows.ndjson"
+    objects.write_text('{"sentence": "a", "label": "positive"}\n' + "[" * 100_000 + "\n")
+    assert read_examples([objects], SENTENCES, LABELS, limit=1)[0].text == "a"  # no more is read
+    with pytest.raises(ValueError, match=r"line 2 of .* is none"):
+        read_examples([objects], SENTENCES, LABELS)
+    broken = tmp_path / "broken.csv"
+    broken.write_text('sentence,label\n"never ends,good\n' + "x" * 2**21)
+    with pytest.raises(ValueError, match="expected CSV, could not read"):
+        read_examples([broken], SENTENCES, LABELS)

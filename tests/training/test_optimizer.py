@@ -12,7 +12,8 @@ import pytest
 from flax import nnx
 
 from ibert_jax.config import IBertConfig
-from ibert_jax.models import IBertForSequenceClassification
+from ibert_jax.layers.layernorm import IntLayerNorm
+from ibert_jax.models import IBertForMaskedLM, IBertForSequenceClassification
 from ibert_jax.training.optimizer import (
     check_rate_factors,
     clip_by_global_norm,
@@ -100,3 +101,15 @@ def test_rate_factors_scale_updates() -> None:
     check_rate_factors(["ibert.a.weight"], [("a.*", 2.0)])
     with pytest.raises(ValueError, match=r"'c\.\*' matches no parameter; the first .* 'a.weight'"):
         check_rate_factors(params, [("a.*", 2.0), ("c.*", 2.0)])
+
+
+def test_no_layernorm_decays() -> None:
+    config = IBertConfig(
+        vocab_size=20, hidden_size=8, num_hidden_layers=1, num_attention_heads=2,
+        intermediate_size=8, max_position_embeddings=8,
+    )  # fmt: skip
+    model = IBertForMaskedLM(config, rngs=nnx.Rngs(0))
+    norms = [path for path, leaf in model.leaves().items() if isinstance(leaf, IntLayerNorm)]
+    assert len(norms) == 4
+    assert not any(decays(f"{path}.weight") for path in norms)
+    assert decays("lm_head.dense.weight")

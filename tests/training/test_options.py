@@ -45,13 +45,23 @@ def test_one_path_is_not_a_tuple() -> None:
 
 def test_a_run_is_continued_with_its_own_options_only(tmp_path: Path) -> None:
     output = str(tmp_path / "run")
-    RunDirectory(make_options(output=output)).begin()
-    RunDirectory(make_options(output=output, seed=1)).begin()  # nothing had come of the first
-    RunDirectory(make_options(output=output)).begin()
+    for seed in (0, 1, 0):  # nothing had come of the ones before
+        with RunDirectory(make_options(output=output, seed=seed)).begin():
+            pass
     (tmp_path / "run" / "metrics.jsonl").touch()
     RunDirectory(make_options(output=output, log_every=3, checkpoint_every=7, dev_file="d.tsv"))
     with pytest.raises(ValueError, match=r"other options: seed was 0 and is 1; choose another"):
         RunDirectory(make_options(output=output, seed=1))
+
+
+def test_a_run_is_alone_in_its_folder(tmp_path: Path) -> None:
+    options = make_options(output=str(tmp_path / "run"))
+    with RunDirectory(options).begin():
+        another = RunDirectory(options).begin()
+        with pytest.raises(ValueError, match="another process works there"):
+            another.__enter__()
+    with RunDirectory(options).begin():
+        pass
 
 
 def test_only_what_differs_is_told() -> None:
