@@ -30,6 +30,8 @@ DotDimensions = tuple[
 ]
 ZERO_POINT = 128
 """What is added to an int8 activation so that it travels as uint8."""
+MOST_TERMS = 65_793
+"""Products of uint8 by int8 that sum inside int32, whatever they are: 2^31 / (255 * 128)."""
 
 
 def dot_s8(a: jax.Array, b: jax.Array, dimensions: DotDimensions) -> jax.Array:
@@ -42,7 +44,7 @@ def dot_u8_s8(
 ) -> jax.Array:
     """uint8 by int8 -> int32.
 
-    Exact while the sum of products fits int32: up to 65,793 of them.
+    Exact while the sum of products fits int32: up to ``MOST_TERMS`` of them.
 
     Args:
         a, b, dimensions: as in ``lax.dot_general``.

@@ -112,6 +112,8 @@ class Analysis:
             result = Interval(*between(*(b.reshape(ones) for b in (result.lo, result.hi))).wide())
         if result.lo.size == 0 or np.dtype(aval.dtype) == bool:
             return result
+        if not bool(np.all(result.lo <= result.hi)):
+            raise Unprovable("no range: its lower end lies above its upper one")
         least, most = type_range(aval.dtype)
         self._record(eqn, index, Step(
             eqn.primitive.name, self._where(eqn), str(aval.dtype), result.least, result.most
@@ -119,10 +121,9 @@ class Analysis:
         if least <= result.least and result.most <= most:
             return result
         self._object(eqn, f"result in [{result.least}, {result.most}] leaves {aval.dtype}")
-        lo, hi = result.lo, result.hi
+        lo, hi = result.lo.astype(object), result.hi.astype(object)
         outside = (lo < least) | (hi > most)  # wraps, to anything
-        wrapped = np.where(outside, least, lo), np.where(outside, most, hi)
-        return between(*(bounds.astype(np.int64) for bounds in wrapped))
+        return Interval(*between(np.where(outside, least, lo), np.where(outside, most, hi)).wide())
 
     def _record(self, eqn: Any, index: int, step: Step) -> None:
         site = (*self._site(eqn), index)
@@ -155,7 +156,9 @@ class Analysis:
                 f"contract {contract.name} speaks of {len(contract.domain)} operands,"
                 f" got {len(operands)}"
             )
+        shapes = [var.aval.shape for var in eqn.invars]
         for number, (x, domain) in enumerate(zip(operands, contract.domain, strict=True)):
+            domain = domain(shapes) if callable(domain) else domain
             if domain is not None and not (domain[0] <= x.least and x.most <= domain[1]):
                 raise Unprovable(
                     f"operand {number} in [{x.least}, {x.most}] leaves the domain"
@@ -191,17 +194,24 @@ class Analysis:
         test, body = p["cond_jaxpr"], p["body_jaxpr"]
         n, m = p["cond_nconsts"], p["body_nconsts"]
         test_consts, body_consts = operands[:n], operands[n : n + m]
-        carry = operands[n + m :]
+        carry = _bare(operands[n + m :])
+
+        def goes_on(state: list[Interval]) -> Interval:
+            return self.run(test.jaxpr, test.consts, [*test_consts, *state])[0]
 
         def turn(state: list[Interval]) -> list[Interval]:
-            return self.run(body.jaxpr, body.consts, [*body_consts, *state])
+            return _bare(self.run(body.jaxpr, body.consts, [*body_consts, *state]))
+
+        def whole_turn(state: list[Interval]) -> list[Interval]:
+            goes_on(state)  # what it computes must hold for all that the state may become
+            return turn(state)
 
         for _ in range(_MOST_TURNS):
-            (again,) = self.run(test.jaxpr, test.consts, [*test_consts, *carry])
+            again = goes_on(carry)
             if again.most == 0:
                 return carry
             if again.least == 0:  # may stop, may go on: ranges that hold for any number of turns
-                return self._fixed_point(turn, carry)
+                return self._fixed_point(whole_turn, carry)
             carry = turn(carry)
         raise Unprovable(f"a loop of more than {_MOST_TURNS} turns")
 
@@ -220,7 +230,7 @@ class Analysis:
         length, (consts, carried) = p["length"], scan_counts(p)
         body = p["jaxpr"]
         fixed = operands[:consts]
-        carry, rows = operands[consts : consts + carried], operands[consts + carried :]
+        carry, rows = _bare(operands[consts : consts + carried]), operands[consts + carried :]
         if length > _MOST_TURNS:
             raise Unprovable(f"a loop of more than {_MOST_TURNS} turns")
         gathered: list[Interval] | None = None
@@ -228,7 +238,7 @@ class Analysis:
         for index in turns:
             now = [_row(x, index) for x in rows]
             self._turns.append(index)
-            results = self.run(body.jaxpr, body.consts, [*fixed, *carry, *now])
+            results = _bare(self.run(body.jaxpr, body.consts, [*fixed, *carry, *now]))
             self._turns.pop()
             made = [each(x, lambda b: b[None]) for x in results[carried:]]
             gathered = made if gathered is None else [
@@ -274,6 +284,11 @@ def _anything(aval: Any) -> Interval:
 def _idle(low: Interval, x: Interval, high: Interval) -> bool:
     """Whether a clamp is of one known number within its limits: the index of a switch."""
     return x.least == x.most and low.most <= x.least and x.most <= high.least
+
+
+def _bare(state: Sequence[Interval]) -> list[Interval]:
+    """Without `recast`: what a loop carries is compared, and joined, by its bounds alone."""
+    return [Interval(x.lo, x.hi) for x in state]
 
 
 def _within(x: Interval, y: Interval) -> bool:

@@ -43,7 +43,7 @@ class Interval:
         return int(self.hi.max())
 
     def wide(self) -> tuple[Bounds, Bounds]:
-        """Both bounds in a type that a sum of a few of them cannot leave."""
+        """Both bounds in a type that a sum of two of them cannot leave; see `widened`."""
         if self.exact:
             known = widened(self.lo)
             return known, known
@@ -82,14 +82,22 @@ def flatten_axes(x: Interval, axes: tuple[int, ...]) -> Interval:
     return between(x.lo.min(axis=axes, keepdims=True), x.hi.max(axis=axes, keepdims=True))
 
 
-def widened(bounds: Bounds) -> Bounds:
-    """int64, or Python integers where they already were."""
-    return bounds if bounds.dtype == object else bounds.astype(np.int64)
+def widened(bounds: Bounds, times: int = 1) -> Bounds:
+    """int64, or Python integers where a sum of two, each `times` as large, might leave that.
+
+    NumPy's int64 wraps without a word, and what wrapped would be taken for a proof.
+    """
+    if bounds.dtype == object:
+        return bounds
+    small = bounds.dtype.itemsize <= 4 and times < 2**30
+    if small or magnitude(bounds) * times < 2**62:
+        return bounds.astype(np.int64)
+    return bounds.astype(object)
 
 
 def product(a: Bounds, b: Bounds) -> Bounds:
     """a * b without ever leaving the type: Python integers where int64 might not do."""
-    if _magnitude(a) * _magnitude(b) >= 2**62:
+    if magnitude(a) * magnitude(b) >= 2**62:
         a, b = a.astype(object), b.astype(object)
     return np.asarray(a * b)
 
@@ -127,7 +135,8 @@ def bits_needed(lo: int, hi: int) -> int:
     return max((-lo - 1).bit_length(), hi.bit_length() if hi > 0 else 0) + 1
 
 
-def _magnitude(bounds: Bounds) -> int:
+def magnitude(bounds: Bounds) -> int:
+    """The largest absolute value of any element; 0 if there is none."""
     if bounds.size == 0:
         return 0
     return max(abs(int(bounds.min())), abs(int(bounds.max())))

@@ -4,7 +4,8 @@ The jaxpr is run on ranges instead of numbers: token ids anywhere in the vocabul
 zeros and ones, weights as the numbers they are. Every integer result gets the least and the
 largest value it may take, per channel where that is known; the first one that leaves its type is
 the proof's failure, named with its range and source line. Loops run for their fixed number of
-turns, or to a fixed point.
+turns, or to a fixed point. A sum is judged as a whole: integers wrap, so that in whatever order it
+is computed, what a part of it may wrap to is undone by the rest.
 
 Intervals forget how values depend on each other. Where a kernel is right for a reason that they
 cannot see (a shift counted from the number it moves, a square root, y / std), it stands in a jitted

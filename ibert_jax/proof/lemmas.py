@@ -9,6 +9,7 @@ its domain; everything around it is proved by ranges. The tests hold each one ag
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -30,6 +31,10 @@ def _root(n: Interval) -> list[Interval]:
     return [between(lo, hi)]
 
 
+def _below_channels(shapes: Sequence[tuple[int, ...]]) -> tuple[int, int]:
+    return 0, min(shapes[0][-1], MAX_CHANNELS) - 1
+
+
 LEMMAS = (
     Contract(
         leading_one,
@@ -39,13 +44,13 @@ LEMMAS = (
     ),
     Contract(
         shift_left_saturating,
-        (None, (0, 31)),
+        ((-(2**31), 2**31 - 1), (0, 31)),
         always((-(2**30), 2**30)),
         "|x| <= floor(2^30 / 2^s) after the clip, so |x| 2^s <= 2^30",
     ),
     Contract(
         isqrt,
-        (None,),
+        ((0, 2**32 - 1),),
         _root,
         "the floor of a square root is monotone; no step subtracts more than is left",
     ),
@@ -57,7 +62,7 @@ LEMMAS = (
     ),
     Contract(
         lift_row,
-        ((-(2**20), 2**20), (0, MAX_CHANNELS - 1), (-64, 60)),
+        ((-(2**20), 2**20), _below_channels, (-64, 60)),
         always((-(2**15), 2**15), (-31, 15)),
         "the shift brings the row's largest |x| + 1 to 15 bits, and the carried fraction is "
         "below one unit before the shift",

@@ -10,19 +10,23 @@ import numpy as np
 
 from ibert_jax.proof.interval import Interval, between, bits_needed, bits_of, type_range
 
+Domain = tuple[int, int] | Callable[[Sequence[tuple[int, ...]]], tuple[int, int]]
+"""Least and largest value of an operand, or how they follow from the operands' shapes."""
+
 
 @dataclass(frozen=True)
 class Contract:
     """What a jitted function promises, where ranges alone cannot show it.
 
     function: made by `jax.jit`; a call is recognized by its name and the file that it is in.
-    domain: for each operand the range it must lie in; None for any.
+    domain: for each operand the range it must lie in; None for any. A function of the operands'
+      shapes where it depends on them.
     result: ranges of the operands -> ranges of the results, in order; see `always`.
     reason: the lemma, in a sentence, for the report.
     """
 
     function: Any
-    domain: tuple[tuple[int, int] | None, ...]
+    domain: tuple[Domain | None, ...]
     result: Callable[..., Sequence[Interval]]
     reason: str
 

@@ -7,9 +7,18 @@ from typing import Any
 
 import numpy as np
 
+from ibert_jax.integer.mixed import MOST_TERMS, ZERO_POINT
 from ibert_jax.proof import rules_elementwise as element
 from ibert_jax.proof import rules_shape as move
-from ibert_jax.proof.interval import Interval, between, bits_of, exactly, flatten_axes, join
+from ibert_jax.proof.interval import (
+    Interval,
+    between,
+    bits_of,
+    exactly,
+    flatten_axes,
+    join,
+    type_range,
+)
 from ibert_jax.proof.operations import INTEGER_TYPES
 from ibert_jax.proof.rules_elementwise import Unprovable
 from ibert_jax.proof.rules_matmul import dot_general
@@ -77,7 +86,7 @@ def _convert(eqn: Any, operands: list[Interval]) -> Interval:
     if np.dtype(_dtype(eqn)) == bool:
         zero = exactly(np.zeros_like(x.lo))
         return element.compare("ne", x, zero)
-    return x
+    return Interval(x.lo, x.hi)  # bits of another width: `recast` was about these
 
 
 def _bitcast(eqn: Any, operands: list[Interval]) -> Interval:
@@ -89,12 +98,13 @@ def _bitcast(eqn: Any, operands: list[Interval]) -> Interval:
         return x
     if x.recast is not None:
         return between(*x.recast)
-    bits, (lo, hi) = bits_of(new), x.wide()
+    bits = bits_of(new)
+    lo, hi = element.roomy(bits, *x.wide())
     if new.kind == "u":
         return element.as_unsigned(lo, hi, bits)
     half, wrap = 1 << (bits - 1), 1 << bits
     crosses = (lo < half) & (hi >= half)
-    down = np.where(lo >= half, wrap, 0)
+    down = np.where(lo >= half, np.asarray(wrap, lo.dtype), 0)
     return between(np.where(crosses, -half, lo - down), np.where(crosses, half - 1, hi - down))
 
 
@@ -124,13 +134,41 @@ def _reduce_bits(eqn: Any, operands: list[Interval]) -> Interval:
     if np.dtype(_dtype(eqn)) != bool:
         raise Unprovable("bitwise reduction of integers")
     largest = eqn.primitive.name == "reduce_or"
-    return move.reduce_extreme(operands[0], eqn.params["axes"], largest=largest)
+    return move.reduce_extreme(operands[0], eqn.params["axes"], _shape(eqn), largest=largest)
 
 
 def _dot(eqn: Any, operands: list[Interval]) -> Interval:
     params = eqn.params
+    if np.dtype(_dtype(eqn)) == bool:
+        raise Unprovable("a product of booleans")
     dims = params.get("dimension_numbers", params.get("dimensions"))
     return dot_general(operands[0], operands[1], (_shape(eqn, 0), _shape(eqn, 1)), dims)
+
+
+def _dot_u8_s8(eqn: Any, operands: list[Interval]) -> Interval:
+    """The product as it is defined, which the other lowering must be as well (`integer.mixed`)."""
+    unsigned, weight, *surplus = operands
+    shapes, dims = (_shape(eqn, 0), _shape(eqn, 1)), eqn.params["dimensions"]
+    result = dot_general(unsigned, weight, shapes, dims)
+    zero = exactly(np.full((1,) * unsigned.lo.ndim, ZERO_POINT))
+    terms = int(np.prod([shapes[0][axis] for axis in dims[0][0]], dtype=int))
+    if terms > MOST_TERMS:
+        raise Unprovable(f"a sum of {terms} products, more than {MOST_TERMS}")
+    if surplus and weight.exact and surplus[0].exact:
+        ones = exactly(np.ones((1,) * unsigned.lo.ndim, np.int64))
+        known = dot_general(ones, weight, shapes, dims).lo * ZERO_POINT
+        if not bool(np.all(known == surplus[0].lo)):
+            raise Unprovable("the surplus is not 128 times the sums of the right operand")
+    elif surplus:  # it was computed: that it is that sum is for tests to hold
+        signed = dot_general(element.sub(unsigned, zero), weight, shapes, dims)
+        moved = element.add(signed, surplus[0])
+        least, most = type_range(_dtype(eqn))
+        if moved.least < least or moved.most > most:
+            raise Unprovable(
+                f"by int8 operands it would be in [{moved.least}, {moved.most}], which leaves "
+                f"{_dtype(eqn)}"
+            )
+    return result
 
 
 def _scatter(eqn: Any, operands: list[Interval]) -> Interval:
@@ -170,7 +208,7 @@ RULES: dict[str, Rule] = {
     ),
     "div": _plain(element.divide),
     "dot_general": _one(_dot),
-    "dot_u8_s8": _one(_dot),
+    "dot_u8_s8": _one(_dot_u8_s8),
     "dynamic_slice": _one(
         lambda e, o: move.dynamic_slice(o[0], o[1:], _shape(e), e.params["slice_sizes"])
     ),
@@ -195,8 +233,12 @@ RULES: dict[str, Rule] = {
         lambda e, o: between(np.asarray(0), np.asarray(len(e.params["platforms"]) - 1))
     ),
     "reduce_and": _one(_reduce_bits),
-    "reduce_max": _one(lambda e, o: move.reduce_extreme(o[0], e.params["axes"], largest=True)),
-    "reduce_min": _one(lambda e, o: move.reduce_extreme(o[0], e.params["axes"], largest=False)),
+    "reduce_max": _one(
+        lambda e, o: move.reduce_extreme(o[0], e.params["axes"], _shape(e), largest=True)
+    ),
+    "reduce_min": _one(
+        lambda e, o: move.reduce_extreme(o[0], e.params["axes"], _shape(e), largest=False)
+    ),
     "reduce_or": _one(_reduce_bits),
     "reduce_sum": _one(lambda e, o: move.reduce_sum(o[0], e.params["axes"], _shape(e))),
     "rem": _plain(element.remainder),
@@ -205,7 +247,9 @@ RULES: dict[str, Rule] = {
     "scatter": _one(_scatter),
     "select_n": _one(lambda e, o: element.select(o[0], o[1:])),
     "shift_left": _shift(element.shift_left),
-    "shift_right_arithmetic": _shift(element.shift_right_arithmetic),
+    "shift_right_arithmetic": _one(
+        lambda e, o: element.shift_right_arithmetic(o[0], o[1], bits_of(_dtype(e)), _dtype(e))
+    ),
     "shift_right_logical": _shift(element.shift_right_logical),
     "sign": _plain(element.sign),
     "slice": _one(

@@ -18,6 +18,7 @@ from ibert_jax.proof.interval import (
     corners,
     exactly,
     join,
+    magnitude,
     product,
     type_range,
 )
@@ -96,7 +97,8 @@ def remainder(x: Interval, y: Interval) -> Interval:
     if y.least <= 0 <= y.most:
         raise Unprovable(f"divisor in [{y.least}, {y.most}] may be zero")
     if x.exact and y.exact:
-        return exactly(np.fmod(x.wide()[0], y.wide()[0]))
+        a, b = x.wide()[0], y.wide()[0]
+        return exactly(a - product(_truncated(a, b), b))
     lo, hi = x.wide()
     below = absolute(y).wide()[1] - 1
     return between(np.maximum(np.minimum(lo, 0), -below), np.minimum(np.maximum(hi, 0), below))
@@ -104,11 +106,13 @@ def remainder(x: Interval, y: Interval) -> Interval:
 
 def shift_left(x: Interval, amount: Interval, bits: int) -> Interval:
     _check_shift(amount, bits)
-    return corners(lambda a, n: product(a, np.left_shift(np.ones_like(n), n)), x, amount)
+    return corners(lambda a, n: product(a, _power_of_two(n)), x, amount)
 
 
-def shift_right_arithmetic(x: Interval, amount: Interval, bits: int) -> Interval:
+def shift_right_arithmetic(x: Interval, amount: Interval, bits: int, dtype: Any) -> Interval:
     _check_shift(amount, bits)
+    if type_range(dtype)[0] == 0 and x.most >= 1 << (bits - 1):
+        raise Unprovable(f"{dtype} up to {x.most} is shifted as if its first bit were a sign")
     return corners(np.right_shift, x, amount)
 
 
@@ -179,6 +183,8 @@ def leading_zeros(x: Interval, bits: int) -> Interval:
 
 def select(which: Interval, cases: list[Interval]) -> Interval:
     """The case that `which` may choose, elementwise."""
+    if which.least < 0 or which.most >= len(cases):
+        raise Unprovable(f"case [{which.least}, {which.most}] of {len(cases)}")
     a, b = which.wide()
     lo = hi = None
     for index, case in enumerate(cases):
@@ -218,20 +224,26 @@ def _truncated(a: Bounds, b: Bounds) -> Bounds:
 
 def as_unsigned(lo: Bounds, hi: Bounds, bits: int) -> Interval:
     """The bits of a signed range read as unsigned."""
+    lo, hi = roomy(bits, lo, hi)
     wrap = 1 << bits
     low = np.where(lo >= 0, lo, np.where(hi < 0, lo + wrap, 0))
     return between(low, np.where(lo >= 0, hi, np.where(hi < 0, hi + wrap, wrap - 1)))
 
 
+def roomy(bits: int, lo: Bounds, hi: Bounds) -> tuple[Bounds, Bounds]:
+    """Bounds to which 2^bits can be added: Python integers where int64 would not do."""
+    return (lo, hi) if bits < 62 else (lo.astype(object), hi.astype(object))
+
+
 def _flip_top_bit(x: Interval, bits: int, *, signed: bool) -> Interval:
     """x ^ its type's top bit: an offset by half the range once the bits are read the other way."""
     half = 1 << (bits - 1)
-    lo, hi = x.wide()
+    lo, hi = roomy(bits, *x.wide())
     move = half if signed else -half
     crosses = (lo < 0) & (hi >= 0) if signed else (lo < half) & (hi >= half)
     full = (-half, half - 1) if signed else (0, 2 * half - 1)
     upper = lo >= 0 if signed else lo >= half
-    step = np.where(upper, -half, half)
+    step = np.where(upper, *(np.asarray(each, lo.dtype) for each in (-half, half)))
     return Interval(
         np.where(crosses, full[0], lo + step),
         np.where(crosses, full[1], hi + step),
@@ -253,9 +265,17 @@ def _nonnegative_or(x: Interval, y: Interval) -> Interval:
 
 def _power_above(values: Bounds) -> Bounds:
     """The least power of two above each value (1 for those below 1)."""
-    return np.left_shift(np.int64(1), _bit_length(np.maximum(values, 0)))
+    return _power_of_two(_bit_length(np.maximum(values, 0)))
+
+
+def _power_of_two(exponents: Bounds) -> Bounds:
+    if exponents.size and exponents.max() >= 62:
+        exponents = exponents.astype(object)
+    return np.asarray(np.left_shift(np.ones_like(exponents), exponents))
 
 
 def _bit_length(values: Bounds) -> Bounds:
-    """Bits of each non-negative value, below 2^53."""
-    return np.frexp(values.astype(np.float64))[1].astype(np.int64)
+    """Bits of each non-negative value."""
+    if magnitude(values) < 2**53:
+        return np.frexp(values.astype(np.float64))[1].astype(np.int64)
+    return np.vectorize(lambda value: int(value).bit_length(), otypes=[np.int64])(values)

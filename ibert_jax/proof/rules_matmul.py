@@ -9,7 +9,15 @@ from __future__ import annotations
 
 import numpy as np
 
-from ibert_jax.proof.interval import Bounds, Interval, between, flatten_axes, product
+from ibert_jax.proof.interval import (
+    Bounds,
+    Interval,
+    between,
+    flatten_axes,
+    magnitude,
+    product,
+    widened,
+)
 
 Axes = tuple[int, ...]
 Dimensions = tuple[tuple[Axes, Axes], tuple[Axes, Axes]]
@@ -66,7 +74,7 @@ def _arrange(
 def _known(x: Interval, known: Interval) -> tuple[Bounds, Bounds]:
     """[B, F, K or 1] with a known [B, N, K]: bounds [B, F, N]."""
     lo, hi = x.wide()
-    biggest = max(abs(x.least), abs(x.most)) * max(abs(known.least), abs(known.most))
+    biggest = max(magnitude(lo), magnitude(hi)) * magnitude(known.lo)
     terms = known.lo.shape[-1]
     kind = np.float64 if biggest * terms < _EXACT_FLOAT else object
     up = np.swapaxes(np.maximum(known.lo, 0), 1, 2).astype(kind)
@@ -94,6 +102,7 @@ def _unknown(x: Interval, y: Interval, count: int) -> tuple[Bounds, Bounds]:
     ]  # fmt: skip
     lo = np.minimum(np.minimum(values[0], values[1]), np.minimum(values[2], values[3]))
     hi = np.maximum(np.maximum(values[0], values[1]), np.maximum(values[2], values[3]))
+    lo, hi = (widened(np.asarray(side), count) for side in (lo, hi))
     if terms == 1:
         return lo[..., 0] * count, hi[..., 0] * count
     return lo.sum(axis=-1), hi.sum(axis=-1)

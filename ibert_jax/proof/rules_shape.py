@@ -19,6 +19,7 @@ from ibert_jax.proof.interval import (
     flatten_axes,
     join,
     type_range,
+    widened,
 )
 from ibert_jax.proof.rules_elementwise import Unprovable
 
@@ -171,13 +172,15 @@ def gather(x: Interval, indices: Interval, out: Shape, params: dict[str, Any], d
 def reduce_sum(x: Interval, axes: tuple[int, ...], shape: Shape) -> Interval:
     def move(bounds: Bounds) -> Bounds:
         times = int(np.prod([shape[a] for a in axes if bounds.shape[a] == 1], dtype=int))
+        bounds = widened(bounds, int(np.prod([shape[a] for a in axes], dtype=int)))
         return np.asarray(bounds.sum(axis=axes) * times)
 
-    lo, hi = x.wide()
-    return between(move(lo), move(hi))
+    return between(move(x.lo), move(x.hi))
 
 
-def reduce_extreme(x: Interval, axes: tuple[int, ...], *, largest: bool) -> Interval:
+def reduce_extreme(x: Interval, axes: tuple[int, ...], shape: Shape, *, largest: bool) -> Interval:
+    if any(shape[axis] == 0 for axis in axes):
+        raise Unprovable("the extreme of an empty axis")
     lo, hi = x.wide()
     if largest:
         return between(lo.max(axis=axes), hi.max(axis=axes))
@@ -187,13 +190,12 @@ def reduce_extreme(x: Interval, axes: tuple[int, ...], *, largest: bool) -> Inte
 def cumulative_sum(x: Interval, axis: int, shape: Shape, *, reverse: bool) -> Interval:
     def move(bounds: Bounds) -> Bounds:
         full = [shape[a] if a == axis else n for a, n in enumerate(bounds.shape)]
-        spread = np.broadcast_to(bounds, full)
+        spread = np.broadcast_to(widened(bounds, shape[axis]), full)
         if reverse:
             return np.flip(np.cumsum(np.flip(spread, axis), axis), axis)
         return np.cumsum(spread, axis)
 
-    lo, hi = x.wide()
-    return between(move(lo), move(hi))
+    return between(move(x.lo), move(x.hi))
 
 
 def iota(shape: Shape, dimension: int) -> Interval:
