@@ -257,7 +257,7 @@ class IntegerModel:
         return dict(self.scales)[output]
 
     def sha256(self) -> str:
-        """A hash of all that decides the program's integers and the scales of its outputs."""
+        """A hash of all that decides the program's integers, and of the scales of its outputs."""
         from ibert_jax.frozen.storage import sha256
 
         return sha256(self)

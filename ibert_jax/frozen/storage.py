@@ -29,6 +29,7 @@ from safetensors.numpy import save as pack_tensors
 from ibert_jax import models
 from ibert_jax.config import IBertConfig
 from ibert_jax.files import read_json_object, write_whole
+from ibert_jax.frozen.consistency import check_settings
 from ibert_jax.frozen.fingerprint import fingerprint
 from ibert_jax.frozen.network import frozen_network
 from ibert_jax.frozen.program import IntegerModel
@@ -125,12 +126,13 @@ def save_certificate(certificate: Any, directory: str | os.PathLike[str]) -> Non
 
 
 def sha256(model: IntegerModel) -> str:
-    """SHA-256 of all that decides a model's integers and the scales of its outputs."""
+    """SHA-256 of all that decides a model's integers, and of the scales of its outputs.
+
+    Not of those of hidden states. What else the configuration says of integers, ``load`` holds
+    against the leaves.
+    """
     described, arrays = _describe_program(model)
     decisive = {name: getattr(model.config, name) for name in ("vocab_size", "pad_token_id")}
-    scheme = model.config.quantization.scheme  # decides what the residual stream holds
-    if scheme != "channel":  # the default was not always counted
-        decisive["scheme"] = scheme
     return fingerprint({**described, **decisive}, arrays)
 
 
@@ -150,8 +152,8 @@ def load(directory: str | os.PathLike[str]) -> IntegerModel:
 
     Raises:
         FileNotFoundError: one of the two files is missing.
-        ValueError: another format or version, tensors that were truncated or altered, or a
-            certificate of another model.
+        ValueError: another format or version, tensors that were truncated or altered, settings
+            that are not the integers', or a certificate of another model.
     """
     folder = Path(directory)
     manifest = read_json_object(folder / MANIFEST_FILE)
@@ -169,6 +171,7 @@ def load(directory: str | os.PathLike[str]) -> IntegerModel:
             path: _rebuild(path, described, arrays)
             for path, described in manifest["leaves"].items()
         }
+        check_settings(config, leaves)
         states = manifest.get("hidden_states")  # absent from what older versions wrote
         states = None if states is None else StateScales.from_json(states)
         network = frozen_network(ARCHITECTURES[manifest["architecture"]], config, leaves)

@@ -1,0 +1,67 @@
+"""Whether a configuration is that of the integer leaves beside it.
+
+A model's hash is of its leaves. What the configuration says too must agree with them: or a file in
+which only that was changed would run otherwise than the model that was certified.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ibert_jax.config import IBertConfig
+from ibert_jax.layers.attention import FloatContext, IntegerContext, IntegerScores
+from ibert_jax.layers.gelu import FloatGELU
+from ibert_jax.layers.layernorm import FloatLayerNorm
+from ibert_jax.layers.softmax import FloatSoftmax, IntegerSoftmax
+from ibert_jax.settings import raise_if_any
+
+_SIZES = (
+    ("vocab_size", "embeddings.word_embeddings", 0),
+    ("hidden_size", "embeddings.word_embeddings", 1),
+    ("max_position_embeddings", "embeddings.position_embeddings", 0),
+    ("type_vocab_size", "embeddings.token_type_embeddings", 0),
+    ("num_hidden_layers", "stacked.intermediate.dense", 0),
+    ("intermediate_size", "stacked.intermediate.dense", 1),
+)
+"""Setting, how the path of a leaf with a weight ends, and the axis that has this size."""
+_IN_FLOAT = {
+    FloatContext: "softmax",
+    FloatGELU: "gelu",
+    FloatLayerNorm: "layernorm",
+    FloatSoftmax: "softmax",
+}
+
+
+def check_settings(config: IBertConfig, leaves: Mapping[str, Any]) -> None:
+    """Refuse a configuration that is not of these leaves, layers stacked, by path.
+
+    Raises:
+        ValueError: every setting that differs.
+    """
+    found: dict[str, Any] = {
+        name: leaf.weight.shape[axis]
+        for name, ending, axis in _SIZES
+        for path, leaf in leaves.items()
+        if path.endswith(ending)
+    }
+    scheme = config.quantization.scheme
+    in_float = set()
+    for leaf in leaves.values():
+        if isinstance(leaf, IntegerScores | IntegerContext):
+            found["num_attention_heads"] = leaf.heads
+        if isinstance(leaf, IntegerSoftmax):
+            scheme = "reference" if leaf.published else "channel"
+        if type(leaf) in _IN_FLOAT:
+            in_float.add(_IN_FLOAT[type(leaf)])
+    found["force_dequant"] = (
+        "nonlinear" if len(in_float) == 3 else next(iter(sorted(in_float)), "none")
+    )
+    problems = [
+        f"{name} is {getattr(config, name)!r}, the integers are of {value!r}"
+        for name, value in found.items()
+        if getattr(config, name) != value
+    ]
+    if scheme != config.quantization.scheme:
+        problems.append(f"scheme is {config.quantization.scheme!r}, the integers are of {scheme!r}")
+    raise_if_any("the model's configuration was altered", problems)
