@@ -57,7 +57,7 @@ def check_settings(config: IBertConfig, leaves: Mapping[str, Any]) -> None:
     found["force_dequant"] = (
         "nonlinear" if len(in_float) == 3 else next(iter(sorted(in_float)), "none")
     )
-    problems = [
+    problems: list[str | None] = [
         f"{name} is {getattr(config, name)!r}, the integers are of {value!r}"
         for name, value in found.items()
         if getattr(config, name) != value

@@ -63,10 +63,12 @@ def predict_file(
 
     Raises:
       FileExistsError: the output is there already.
-      ValueError: another job's partial output is there; not a single row could be answered.
+      ValueError: another job's partial output is there; not a single row could be answered; two
+        of input, output and problems are one file.
     """
     output = Path(output)
     problems = output.with_name(output.name + ".bad.jsonl") if problems is None else Path(problems)
+    _refuse_places(source, output, problems)
     job = _job(predictor, source, model, inputs)
     new = restart or source.size is None
     with Output(output, problems, job, restart=new, overwrite=overwrite) as out:
@@ -84,6 +86,23 @@ def predict_file(
                 raise ValueError(f"{source.name}: {said}" if rows else f"{source.name} is empty")
         out.finish()
         return out.progress
+
+
+def _refuse_places(source: Source, output: Path, problems: Path) -> None:
+    """Refuse to write where something else is read or written, or what a name only promises."""
+    if output.suffix.lower() in (".gz", ".bz2", ".xz", ".parquet"):
+        raise ValueError(
+            f"expected an output ending in .jsonl, .tsv or .csv, got {output}: answers are written "
+            "as plain text"
+        )
+    places = {"the output": output, "the file of bad rows": problems}
+    if source.path is not None:
+        places["the input"] = source.path
+    seen: dict[Path, str] = {}
+    for what, path in places.items():
+        other = seen.setdefault(path.resolve(), what)
+        if other != what:
+            raise ValueError(f"expected {other} and {what} to be two files, both are {path}")
 
 
 def _run(

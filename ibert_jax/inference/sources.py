@@ -102,6 +102,11 @@ class Source:
         self._share = 0.0
 
     @property
+    def path(self) -> Path | None:
+        """The file that is read; None for a stream."""
+        return self._path
+
+    @property
     def position(self) -> int:
         """How many of those bytes have been read."""
         if self._raw is not None and not self._raw.closed:
@@ -178,7 +183,11 @@ class Source:
         names = [name.strip() for name in header]
         if problem is not None:
             raise ValueError(f"expected the names of columns in {self.name}: {problem}")
-        columns = [names.index(name) for name in self._chosen(names)]
+        chosen = self._chosen(names)
+        for name in (*chosen, *self._keep):
+            if names.count(name) > 1:
+                raise ValueError(f"expected one column {name!r} in {self.name}, there are several")
+        columns = [names.index(name) for name in chosen]
         keep = {name: names.index(name) for name in self._keep}
         for number, problem, cells in records:
             if problem is None and not any(cells):
@@ -309,7 +318,7 @@ def _records(lines: Iterator[ReadLine]) -> Iterator[tuple[int, str | None, list[
 
     csv.field_size_limit(max(csv.field_size_limit(), LONGEST_LINE))
     while True:
-        reader = csv.reader(fed())
+        reader = csv.reader(fed(), strict=True)  # or a quote not closed swallows what follows it
         problem, cells = None, None
         try:
             cells = next(reader, None)

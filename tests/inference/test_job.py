@@ -393,3 +393,20 @@ def test_a_model_is_known_by_its_files_wherever_it_is(
     monkeypatch.setattr("ibert_jax.inference.job.locate", folders.__getitem__)
     jobs = [job._job(predictor, Source(rows), name, True)["model"] for name in folders]
     assert jobs[0] != jobs[1]
+
+
+def test_nothing_is_written_over_what_is_read(
+    predictor: Predictor, rows: Path, tmp_path: Path
+) -> None:
+    before, output = rows.read_bytes(), tmp_path / "answers.jsonl"
+    for written, problems in (
+        (rows, None),
+        (output, rows),
+        (output, tmp_path / "." / "answers.jsonl"),
+    ):
+        with pytest.raises(ValueError, match="to be two files"):
+            predict_file(predictor, Source(rows), written, problems=problems, overwrite=True)
+    with pytest.raises(ValueError, match="written as plain text"):
+        predict_file(predictor, Source(rows), tmp_path / "answers.tsv.gz")
+    assert rows.read_bytes() == before
+    assert not output.exists()

@@ -229,3 +229,18 @@ def test_one_column_needs_no_name(tmp_path: Path) -> None:
     path = tmp_path / "rows.csv"
     path.write_text("review\ngood\n")
     assert [row.cells for row in Source(path, known=[("sentence",)])] == [("good",)]
+
+
+def test_a_quote_that_is_not_closed_is_told_of(tmp_path: Path) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_text('id,text\n0,fine\n1,"good\n2,bad\n3,worse\n')
+    good, bad = Source(path, columns=["text"])
+    assert good.cells == ("fine",)
+    assert bad.cells is None
+
+
+def test_two_columns_of_one_name_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_text("text,text\ngood,bad\n")
+    with pytest.raises(ValueError, match="one column 'text'"):
+        list(Source(path, columns=["text"]))

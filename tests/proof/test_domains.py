@@ -1,0 +1,90 @@
+"""What a certificate speaks of: the domains of lemmas, every mask and id, both ends of a range."""
+
+import dataclasses
+import types
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import ibert_jax as ib
+from ibert_jax.integer import isqrt, layernorm, softmax, wide
+from ibert_jax.proof import census, examine
+from ibert_jax.proof.intervals import Bounded, analyze
+from ibert_jax.proof.lemmas import LEMMAS
+from ibert_jax.proof.operations import JAXPR
+
+INT32 = (np.int32, -(2**31), 2**31 - 1)
+DOMAINS = {  # as the kernels' docstrings have them
+    wide.leading_one: [(np.uint32, 1, 2**32 - 1)],
+    wide.shift_left_saturating: [INT32, (np.int32, 0, 31)],
+    isqrt.isqrt: [(np.uint32, 0, 2**32 - 1)],
+    softmax.iexp: [(np.int32, -30 * 2**11, 0)],
+    layernorm.lift_row: [
+        (np.int32, -(2**20), 2**20),
+        (np.int32, 0, 7),
+        (np.int32, -64, 60),
+    ],  # of 8 channels
+}
+
+
+@pytest.mark.parametrize("kernel", DOMAINS, ids=lambda kernel: kernel.__name__)
+def test_a_lemma_speaks_of_its_kernels_domain_and_of_nothing_beyond(kernel):
+    domain = DOMAINS[kernel]
+    shapes = [(2, 8), (2, 1), ()] if kernel is layernorm.lift_row else [(3,)] * len(domain)
+
+    def prove(ranges):
+        bounded = [Bounded(s, *r) for s, r in zip(shapes, ranges, strict=True)]
+        return analyze(lambda *x: kernel(*x), *bounded, contracts=LEMMAS)
+
+    assert prove(domain).ok
+    for number, (dtype, least, most) in enumerate(domain):
+        info = np.iinfo(dtype)
+        for low, high in ((least - 1, most), (least, most + 1)):
+            if info.min <= low and high <= info.max:
+                wider = [*domain[:number], (dtype, low, high), *domain[number + 1 :]]
+                assert "leaves the domain" in str(prove(wider)), (number, low, high)
+
+
+@pytest.mark.parametrize("which", ["a key left out", "a key kept", "the last id", "as it is"])
+def test_a_certificate_speaks_of_every_mask_and_every_id(which):
+    @jax.tree_util.register_dataclass
+    @dataclasses.dataclass(frozen=True)
+    class Wrapping:
+        one: jax.Array
+
+        config = types.SimpleNamespace(vocab_size=40, max_sequence_length=8)
+
+        def integers(self, input_ids, *, attention_mask):
+            large = {
+                "a key left out": 1 - attention_mask,
+                "a key kept": attention_mask,
+                "the last id": jnp.maximum(input_ids, 38) - 38,
+                "as it is": self.one,
+            }[which]
+            return large * jnp.int32(2**30) * 2
+
+    found = examine(Wrapping(jnp.zeros((), jnp.int32)), 1, 4)
+    assert found.ok == (which == "as it is"), found
+
+
+def test_a_float_among_an_operations_parameters_is_named():
+    def filled(x):
+        return x.at[jnp.array([1])].get(mode="fill", fill_value=0.5)
+
+    found = census(filled, jax.ShapeDtypeStruct((8,), jnp.int32)).findings
+    assert [f.operation for f in found if f.form == JAXPR] == ["gather"]
+
+
+def test_a_tensor_of_the_second_run_alone_is_named():
+    run = {"a": np.zeros(2, np.int64)}
+    with pytest.raises(ValueError, match="same tensors: b is in one"):
+        ib.first_divergence(run, {**run, "b": run["a"]})
+
+
+def test_both_ends_of_a_range_saturate():
+    from ibert_jax.proof.saturation import at_the_ends
+
+    q = jnp.asarray([[-128, 0, 127, 5]], jnp.int8)
+    assert [int(x) for x in at_the_ends(q, 127, None)] == [2, 4]

@@ -1,0 +1,142 @@
+"""Ranges where random ones seldom end: edges, turns of a loop, clamped starts, fills."""
+
+import json
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+
+from ibert_jax.proof import walk_hlo
+from ibert_jax.proof.intervals import Bounded, analyze
+
+
+def dot(x, w):
+    return lax.dot_general(x, w, (((0,), (0,)), ((), ())), preferred_element_type=jnp.int32)
+
+
+COLUMN = np.array([[0], [1], [7]], np.int32)
+BIG = np.array([2**30 + 1, 2**30 + 2], np.int32)
+
+# Name -> (function, (dtype, least, most) of each operand of three rows [3, 1], what it must reach).
+EDGES = {
+    "clamped start": (
+        lambda x: lax.dynamic_slice(x, (5, 0), (2, 1)),
+        [(np.int32, COLUMN, COLUMN)],
+        (1, 7),
+    ),
+    "or": (lambda x, y: x | y, [(np.int32, 0, 5), (np.int32, 0, 2)], (0, 7)),
+    "one of three": (
+        lambda w, x: lax.select_n(w, x, x + 100, x + 1),
+        [(np.int32, 0, 2), (np.int32, 0, 0)],
+        (0, 100),
+    ),
+    "equal at an end": (
+        lambda x, y: (x == y).astype(jnp.int32),
+        [(np.int32, 0, 5), (np.int32, 5, 9)],
+        (0, 1),
+    ),
+    "unequal at an end": (
+        lambda x, y: (x != y).astype(jnp.int32),
+        [(np.int32, 0, 5), (np.int32, 5, 9)],
+        (0, 1),
+    ),
+    "filled": (lambda i: jnp.take(jnp.arange(4), i, fill_value=-7), [(np.int32, 0, 9)], (-7, 3)),
+    "last index": (
+        lambda i: jnp.take(jnp.arange(4), i, fill_value=-7),
+        [(np.int32, 0, 4)],
+        (-7, 3),
+    ),
+    "zero as unsigned": (
+        lambda x: lax.bitcast_convert_type(x, jnp.uint32),
+        [(np.int32, -5, 0)],
+        (0, 2**32 - 1),
+    ),
+    "not of unsigned": (lambda x: ~x, [(np.uint8, 0, 3)], (252, 255)),
+    "rows of a scan whose carry rests": (
+        lambda c, y: lax.scan(lambda c, row: (c, row * 2), c[0], y)[1],
+        [(np.int32, 0, 0), (np.int32, COLUMN, COLUMN)],
+        (0, 14),
+    ),
+    "last row of a scan": (
+        lambda y: lax.scan(lambda c, row: (row, None), y[1], y)[0],
+        [(np.int32, COLUMN, COLUMN)],
+        (7, 7),
+    ),
+    "last row of a reversed scan": (
+        lambda y: lax.scan(lambda c, row: (row, None), y[1], y, reverse=True)[0],
+        [(np.int32, COLUMN, COLUMN)],
+        (0, 0),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", EDGES)
+def test_ranges_reach_their_ends(name):
+    function, operands, (least, most) = EDGES[name]
+    proof = analyze(function, *(Bounded((3, 1), *operand) for operand in operands))
+    assert proof.ok, proof.problems
+    (result,) = proof.results
+    assert (result.least <= least, result.most >= most) == (True, True), (result.least, result.most)
+    if name in ("clamped start", "last row of a reversed scan", "not of unsigned"):
+        assert (result.least, result.most) == (least, most)
+
+
+def test_a_power_beyond_64_bits_is_not_proved():
+    assert not analyze(lambda x: x**3, Bounded((3,), np.int32, 2**22, 2**22)).ok
+
+
+def test_large_terms_that_cancel_are_summed_exactly():
+    x = Bounded((2,), np.int32, BIG, BIG)
+    (result,) = analyze(dot, x, np.array([2**30 + 1, -(2**30)], np.int32)).results
+    assert result.least <= 1 <= result.most  # (2^30 + 1)^2 - 2^30 (2^30 + 2)
+
+
+def test_a_step_of_a_loop_is_its_widest_and_its_clip_the_closest():
+    def narrower(x):
+        return lax.fori_loop(0, 3, lambda i, c: c >> 1, x)
+
+    proof = analyze(narrower, Bounded((2,), np.int32, 0, 100))
+    assert [(s.lo, s.hi) for s in proof.steps if s.operation == "shift_right_arithmetic"] == [
+        (0, 50)
+    ]
+
+    def wider(x):
+        return lax.scan(lambda c, h: (jnp.clip(c, -h, h), None), x, np.array([5, 100], np.int32))[0]
+
+    (clip,) = analyze(wider, Bounded((2,), np.int32, -50, 50)).clips
+    assert clip.limits == (-5, 5) and clip.acts
+
+
+def fields(opcode, config, target=b"", kind=b""):
+    return {2: [opcode], 28: [target], 11: [kind], 43: [json.dumps(config).encode()]}
+
+
+@pytest.mark.parametrize(
+    ("config", "plain"),
+    [
+        ({}, True),
+        ({"beta": 1}, True),
+        ({"alpha_real": 1.0, "alpha_imag": 0.0}, True),
+        ({"epilogue": "BIAS"}, True),
+        ({"beta": 0.5}, False),
+        ({"alpha_real": 0.5}, False),
+        ({"alpha_imag": 1.0}, False),
+        ({"epilogue": "GELU"}, False),
+    ],
+)
+def test_a_product_of_cublas_may_do_nothing_more(config, plain):
+    own = fields(b"custom-call", {"gemm_backend_config": config}, b"__cublas$gemm")
+    assert (walk_hlo._opaque("custom-call", own) == "__cublas$gemm") == plain
+
+
+def test_a_backends_own_fusion_is_known_by_its_kind():
+    config = {"fusion_backend_config": {"kind": "__cudnn$fusion"}}
+    assert (
+        walk_hlo._opaque("fusion", fields(b"fusion", config, kind=b"kCustom")) == "__cudnn$fusion"
+    )
+    assert (
+        walk_hlo._opaque("fusion", fields(b"fusion", {}, kind=b"kCustom"))
+        == "unnamed custom fusion"
+    )
+    assert walk_hlo._opaque("fusion", fields(b"fusion", config, kind=b"kLoop")) is None
