@@ -103,7 +103,8 @@ class IntegerModel:
         A program with ``onednn`` is compiled anew in each process, never taken from JAX's
         compilation cache. As a part of a function that is jitted elsewhere XLA compiles it, and its
         weights are arranged as they were at every call: use ``xla`` there. XLA cannot divide a
-        kernel among devices: with ``pallas``, share a batch out by shard_map.
+        kernel among devices: with ``pallas``, share a batch out by ``shard_map``, which takes a
+        program with ``check_vma=False`` only, on a CPU, too.
         """
         raise_if_any("with_kernels", [choice_problem("kernels", kernels, KERNELS)])
         if kernels in FUSING:
