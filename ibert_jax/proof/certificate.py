@@ -153,7 +153,7 @@ def certify(
         `integers(input_ids, attention_mask=...)`.
       batch_size, sequence_length: the shape that is traced and compiled; None, 128 tokens, or what
         the model's positions allow. Operations do not depend on values, so one shape speaks for
-        all inputs of that shape. (On a CPU of n cores large batches run as n programs of fewer rows;
+        all of that shape. (On a CPU of n cores large batches run as n programs of fewer rows;
         what is traced is one program of all rows that are given.)
       batches: the program's arguments by name, such as the calibration text; where given, the
         share of saturated activations is measured on them (`saturation.py`).
