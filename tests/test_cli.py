@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -316,3 +317,26 @@ def test_compile_cache(
     )
     assert done.stderr == ""
     assert list(cache.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("setting", "said"),
+    [
+        ({"num_labels": 1}, "gives one number"),
+        ({"problem_type": "multi_label_classification"}, "gives independent ones"),
+    ],
+)
+def test_what_is_no_one_label_is_not_scored_as_such(
+    tiny_checkpoint: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    setting: dict[str, Any],
+    said: str,
+) -> None:
+    config = IBertConfig.from_json_file(tiny_checkpoint / "config.json").replace(**setting)
+    model = ibert_jax.IBertForSequenceClassification(config, rngs=nnx.Rngs(0))
+    model.save_pretrained(tmp_path / "model")
+    shutil.copy(tiny_checkpoint / "tokenizer.json", tmp_path / "model")
+    data = tmp_path / "dev.tsv"
+    data.write_text("sentence\tlabel\ngood\t0\n")
+    assert said in _fails(capsys, "eval", tmp_path / "model", "--data", data)

@@ -74,6 +74,20 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser.set_defaults(run=run)
 
 
+def _refuse_other_answers(name: str, config: Any) -> None:
+    """Refuse to take for one label of several what a model says otherwise."""
+    if config.problem_type == "multi_label_classification":
+        raise ValueError(
+            f"expected a classifier of one label a text, {name} gives independent ones, which are "
+            "not measured here"
+        )
+    if config.num_labels == 1:
+        raise ValueError(
+            f"expected a classifier, {name} gives one number; name its task, such as --task stsb, "
+            'or a file with kind = "regression"'
+        )
+
+
 def run(args: argparse.Namespace) -> int:
     """Print each model's measures and their difference to the first model's."""
     from ibert_jax.inference import load_model
@@ -84,6 +98,8 @@ def run(args: argparse.Namespace) -> int:
     head = None if task is None else KINDS[task.kind].head.head
     models = [load_model(args.model[0], head)]
     task = task or task_of(models[0].config) or load_task("classification")
+    if args.task is None and task.kind == "classification":
+        _refuse_other_answers(args.model[0], models[0].config)
     task = task.replace(text=args.text_column, label=args.label_column)
     head = KINDS[task.kind].head.head
     models += [load_model(model, head) for model in args.model[1:]]
