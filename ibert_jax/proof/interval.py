@@ -87,9 +87,8 @@ def widened(bounds: Bounds, times: int = 1) -> Bounds:
 
     NumPy's int64 wraps without a word, and what wrapped would be taken for a proof.
     """
-    if bounds.dtype == object:
-        return bounds
-    small = bounds.dtype.itemsize <= 4 and times < 2**30
+    bounds = np.asarray(bounds)  # what is computed of a lone Python integer is one
+    small = bounds.dtype != object and bounds.dtype.itemsize <= 4 and times < 2**30
     if small or magnitude(bounds) * times < 2**62:
         return bounds.astype(np.int64)
     return bounds.astype(object)
@@ -137,6 +136,7 @@ def bits_needed(lo: int, hi: int) -> int:
 
 def magnitude(bounds: Bounds) -> int:
     """The largest absolute value of any element; 0 if there is none."""
+    bounds = np.asarray(bounds)
     if bounds.size == 0:
         return 0
     return max(abs(int(bounds.min())), abs(int(bounds.max())))

@@ -81,6 +81,9 @@ def calibrate(
             "search chooses channel factors, which only the 'channel' scheme has, got the scheme "
             f"{network.config.quantization.scheme!r}; pass search=False"
         )
+    quantized = network.config.quant_mode
+    network.quantize(True)  # settings that cannot be had are refused before anything runs
+    network.quantize(quantized)
     batches = iter(batches)
     first = next(batches, None)
     if first is None:
@@ -88,8 +91,6 @@ def calibrate(
     batches = itertools.chain([first], batches)
     if method in SHARES or search:
         batches = list(batches)  # token ids: small beside one batch's activations
-    quantized = network.config.quant_mode
-    network.quantize(True)  # settings that cannot be had are refused before anything runs
     network.quantize(False)
     network.eval()
     try:
