@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -36,25 +36,33 @@ def alone_in(directory: Path) -> Iterator[None]:
     Raises:
       ValueError: another process holds it.
     """
-    try:
-        import fcntl
-    except ImportError:  # Windows
-        yield
-        return
     folder = os.open(directory, os.O_RDONLY)
     try:
-        try:
-            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ValueError(
-                f"expected to be alone in {directory}, another process works there; wait for it, "
-                "or choose another folder"
-            ) from None
-        except OSError:  # a file system without locks
-            pass
+        with suppress(OSError):  # a file system without locks
+            lock(folder, directory)
         yield
     finally:
         os.close(folder)
+
+
+def lock(descriptor: int, path: Path) -> None:
+    """Lock an open file or folder until it is closed; on Windows, nothing.
+
+    Raises:
+      ValueError: another process has locked it.
+      OSError: the file system has no locks.
+    """
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        return
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise ValueError(
+            f"expected to be alone in writing {path}, another process does so; wait for it, or "
+            "choose another place"
+        ) from None
 
 
 def read_json_object(path: str | os.PathLike[str]) -> dict[str, Any]:

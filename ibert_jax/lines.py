@@ -64,7 +64,8 @@ def decompressed(raw: BinaryIO, path: Path) -> Iterator[BinaryIO]:
         yield raw
         return
     try:
-        yield io.BufferedReader(opener(raw), 2**16)  # type: ignore[arg-type]
+        stream: Any = io.BufferedReader(opener(raw), 2**16)
+        yield stream
     except (EOFError, zlib.error, lzma.LZMAError, OSError) as error:  # gzip's are of the last
         raise ValueError(
             f"expected a whole {path.suffix} file, {path} is damaged or cut short ({error}); copy "

@@ -137,3 +137,10 @@ def test_what_came_before_the_damage_is_read(monkeypatch: pytest.MonkeyPatch) ->
     with pytest.raises(ValueError, match="line 1: no whole value in 1000 characters"):
         list(read_objects(endless, "a.json"))
     assert endless.tell() < 3_000_000  # the rest was not read
+
+
+def test_a_number_may_go_on_in_what_is_read_next() -> None:
+    for places in range(4):
+        head = '{"n": '
+        text = head + " " * (2**16 - len(head) - places) + '123, "data": [{"a": 1}]}'
+        assert list(read_objects(OneByte(text.encode()), "a.json")) == [{"a": 1}]

@@ -45,23 +45,19 @@ def check_settings(config: IBertConfig, leaves: Mapping[str, Any]) -> None:
         for path, leaf in leaves.items()
         if path.endswith(ending)
     }
-    scheme = config.quantization.scheme
     in_float = set()
     for leaf in leaves.values():
         if isinstance(leaf, IntegerScores | IntegerContext):
             found["num_attention_heads"] = leaf.heads
         if isinstance(leaf, IntegerSoftmax):
-            scheme = "reference" if leaf.published else "channel"
+            found["scheme"] = "reference" if leaf.published else "channel"
         if type(leaf) in _IN_FLOAT:
             in_float.add(_IN_FLOAT[type(leaf)])
-    found["force_dequant"] = (
-        "nonlinear" if len(in_float) == 3 else next(iter(sorted(in_float)), "none")
-    )
+    found["force_dequant"] = "nonlinear" if len(in_float) == 3 else "".join(in_float) or "none"
+    told = {**vars(config), "scheme": config.quantization.scheme}
     problems: list[str | None] = [
-        f"{name} is {getattr(config, name)!r}, the integers are of {value!r}"
+        f"{name} is {told[name]!r}, the integers are of {value!r}"
         for name, value in found.items()
-        if getattr(config, name) != value
+        if told[name] != value
     ]
-    if scheme != config.quantization.scheme:
-        problems.append(f"scheme is {config.quantization.scheme!r}, the integers are of {scheme!r}")
     raise_if_any("the model's configuration was altered", problems)

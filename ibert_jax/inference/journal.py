@@ -17,6 +17,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO, Self
 
+from ibert_jax.files import lock
+
 # Seconds between two lines of the journal: what a kill costs at most, besides loading the model.
 _INTERVAL = 1.0
 
@@ -237,15 +239,6 @@ def _sync_folder(path: Path) -> None:
 
 def _lock(file: BinaryIO, path: Path) -> None:
     """One process at a time; a killed one lets go by itself."""
-    try:
-        import fcntl
-    except ImportError:  # Windows
-        return
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        raise ValueError(
-            f"expected to be alone in writing {path}, another process does so; wait for it"
-        ) from None
+    lock(file.fileno(), path)
     if not path.exists() or not os.path.samestat(os.fstat(file.fileno()), path.stat()):
         raise ValueError(f"another process has just finished {path}; try again")

@@ -150,7 +150,6 @@ def _dot_u8_s8(eqn: Any, operands: list[Interval]) -> Interval:
     unsigned, weight, *surplus = operands
     shapes, dims = (_shape(eqn, 0), _shape(eqn, 1)), eqn.params["dimensions"]
     result = dot_general(unsigned, weight, shapes, dims)
-    zero = exactly(np.full((1,) * unsigned.lo.ndim, ZERO_POINT))
     terms = int(np.prod([shapes[0][axis] for axis in dims[0][0]], dtype=int))
     if terms > MOST_TERMS:
         raise Unprovable(f"a sum of {terms} products, more than {MOST_TERMS}")
@@ -160,6 +159,7 @@ def _dot_u8_s8(eqn: Any, operands: list[Interval]) -> Interval:
         if not bool(np.all(known == surplus[0].lo)):
             raise Unprovable("the surplus is not 128 times the sums of the right operand")
     elif surplus:  # it was computed: that it is that sum is for tests to hold
+        zero = exactly(np.full((1,) * unsigned.lo.ndim, ZERO_POINT))
         signed = dot_general(element.sub(unsigned, zero), weight, shapes, dims)
         moved = element.add(signed, surplus[0])
         least, most = type_range(_dtype(eqn))

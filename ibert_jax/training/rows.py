@@ -94,7 +94,8 @@ def _csv(path: Path, task: Task) -> Iterator[Row]:
 
 def _records(path: Path) -> Iterator[tuple[int, list[str]]]:
     csv.field_size_limit(max(csv.field_size_limit(), LONGEST_LINE))
-    reader = csv.reader(line + "\n" for _, line in read_lines(path))
+    # Strict: or a quote that is not closed would swallow what follows it.
+    reader = csv.reader((line + "\n" for _, line in read_lines(path)), strict=True)
     try:
         yield from ((reader.line_num, cells) for cells in reader if cells)
     except csv.Error as error:

@@ -21,6 +21,15 @@ BATCH = {
     "input_ids": RNG.integers(3, 50, (6, 9)),
     "attention_mask": (np.arange(9) < RNG.integers(2, 10, (6, 1))).astype(np.int32),
 }
+SIZES: dict[str, Any] = {
+    "vocab_size": 50,
+    "hidden_size": 16,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "intermediate_size": 32,
+    "max_position_embeddings": 20,
+    "initializer_range": 0.3,
+}
 COARSE = "encoder.layer.0.intermediate.dense"
 
 
@@ -28,13 +37,7 @@ COARSE = "encoder.layer.0.intermediate.dense"
 def model() -> ib.IBertForSequenceClassification:
     """One matrix of two bits: it must stand out."""
     config = ib.IBertConfig(
-        vocab_size=50,
-        hidden_size=16,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        intermediate_size=32,
-        max_position_embeddings=16,
-        initializer_range=0.3,
+        **SIZES,
         quantization=ib.QuantConfig(overrides={COARSE: {"weight_bits": 2}}),
     )
     made = ib.IBertForSequenceClassification(config, rngs=nnx.Rngs(0))
@@ -159,13 +162,7 @@ def test_quantities_and_flags_have_no_accuracy(
 def test_padding_does_not_saturate(length: int) -> None:
     """Whatever the model's shapes are like: choices in a row, a length that is the width."""
     config = ib.IBertConfig(
-        vocab_size=50,
-        hidden_size=16,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        intermediate_size=32,
-        max_position_embeddings=20,
-        initializer_range=0.3,
+        **SIZES,
     )
     for kind, shape in (
         (ib.IBertForSequenceClassification, (6, length)),

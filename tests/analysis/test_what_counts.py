@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
 
 import ibert_jax as ib
+from ibert_jax.proof.saturation import at_the_ends, saturation
+from ibert_jax.quantize.migration import search_migration
 
 pytestmark = pytest.mark.usefixtures("unoptimized")
 
@@ -83,3 +86,22 @@ def test_ignored_labels_take_no_part_in_accuracy() -> None:
     labels[3:] = -100
     found = ib.sensitivity(model, [{**one, "labels": labels}], leaves="*.query")
     assert found.accuracy_float == pytest.approx(2 / 3)
+
+
+def test_both_ends_of_a_range_saturate():
+    q = jnp.asarray([[-128, 0, 127, 5]], jnp.int8)
+    assert [int(x) for x in at_the_ends(q, 127, None)] == [2, 4]
+
+
+def test_a_certificates_saturation_is_of_the_tokens_that_count() -> None:
+    program = ib.freeze(calibrated())
+    one, other = (saturation(program, [batch(4, 9, 3, filler)]) for filler in (7, 40))
+    per_token = {path for path in one if not path.startswith("pooler")}
+    assert {p: one[p] for p in per_token} == {p: other[p] for p in per_token}
+    assert max(one.values()) > 0
+
+
+def test_the_exponent_is_searched_on_the_tokens_that_count() -> None:
+    model = calibrated()
+    one, other = (search_migration(model, [batch(4, 9, 3, filler)]) for filler in (7, 40))
+    assert one == pytest.approx(other, rel=1e-4)

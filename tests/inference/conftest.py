@@ -16,7 +16,7 @@ from tokenizers.pre_tokenizers import Whitespace
 from tokenizers.processors import TemplateProcessing
 
 from ibert_jax.config import IBertConfig
-from ibert_jax.inference import Predictor
+from ibert_jax.inference import Predictor, Progress, Source, predict_file
 from ibert_jax.tokenizer import Tokenizer
 
 WORDS = ("[CLS]", "[PAD]", "[SEP]", "[UNK]", "good", "bad", "film", "very")
@@ -88,3 +88,30 @@ def tokenizer_directory(tmp_path: Path) -> Path:
 @pytest.fixture
 def tokenizer(tokenizer_directory: Path) -> Tokenizer:
     return Tokenizer.load(tokenizer_directory)
+
+
+class Killed(BaseException):
+    """What kill -9 is to a process, to a test."""
+
+
+OPEN_FILES = Path("/proc/self/fd")
+BAD = {5: "", 17: "caf\udce9", 90: " \t "}  # by line
+
+
+@pytest.fixture
+def rows(tmp_path: Path) -> Path:
+    """Some hundred lines, three of them bad."""
+    path = tmp_path / "rows.txt"
+    texts = [BAD.get(n, "good " * (n % 9) + "bad " * (n % 4) + "film") for n in range(1, 151)]
+    path.write_bytes("".join(text + "\n" for text in texts).encode(errors="surrogateescape"))
+    return path
+
+
+@pytest.fixture
+def predictor(program: CountingProgram, tokenizer: Tokenizer) -> Predictor:
+    """Its windows are of 32 rows."""
+    return Predictor(program, tokenizer, batch_size=1)
+
+
+def run_job(predictor: Predictor, rows: Path, output: Path, **options: Any) -> Progress:
+    return predict_file(predictor, Source(rows), output, **options)

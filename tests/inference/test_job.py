@@ -9,7 +9,6 @@ import os
 import random
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import jax.numpy as jnp
 import pytest
@@ -28,29 +27,7 @@ from ibert_jax.inference import (
 )
 from ibert_jax.tokenizer import Tokenizer
 
-from .conftest import CountingProgram, make_config
-
-OPEN_FILES = Path("/proc/self/fd")
-BAD = {5: "", 17: "caf\udce9", 90: " \t "}  # by line
-
-
-@pytest.fixture
-def rows(tmp_path: Path) -> Path:
-    """Some hundred lines, three of them bad."""
-    path = tmp_path / "rows.txt"
-    texts = [BAD.get(n, "good " * (n % 9) + "bad " * (n % 4) + "film") for n in range(1, 151)]
-    path.write_bytes("".join(text + "\n" for text in texts).encode(errors="surrogateescape"))
-    return path
-
-
-@pytest.fixture
-def predictor(program: CountingProgram, tokenizer: Tokenizer) -> Predictor:
-    """Its windows are of 32 rows."""
-    return Predictor(program, tokenizer, batch_size=1)
-
-
-def _run(predictor: Predictor, rows: Path, output: Path, **options: Any) -> journal.Progress:
-    return predict_file(predictor, Source(rows), output, **options)
+from .conftest import BAD, OPEN_FILES, CountingProgram, Killed, make_config, run_job
 
 
 def _files(folder: Path) -> dict[str, bytes]:
@@ -61,7 +38,7 @@ def test_every_row_once_with_its_line(predictor: Predictor, rows: Path, tmp_path
     output = tmp_path / "out" / "answers.jsonl"
     output.parent.mkdir()
     shown: list[int] = []
-    done = _run(predictor, rows, output, report=lambda done, source: shown.append(done.rows))
+    done = run_job(predictor, rows, output, report=lambda done, source: shown.append(done.rows))
     assert (done.rows, done.answered, done.bad, done.done) == (150, 147, 3, True)
     assert shown == [32, 64, 96, 128, 150]
     answers = [json.loads(line) for line in output.read_text().splitlines()]
@@ -81,10 +58,6 @@ def test_every_row_once_with_its_line(predictor: Predictor, rows: Path, tmp_path
         {"line": 90, "reason": "the line is empty"},
     ]
     assert len(_files(output.parent)) == 2, "nothing of the work is left"
-
-
-class Killed(BaseException):
-    """What kill -9 is to a process, to a test."""
 
 
 class Clock:
@@ -160,7 +133,7 @@ def test_killed_before_every_act(
     whole = tmp_path / "whole"
     whole.mkdir()
     clock = clocks(whole, None)
-    _run(predictor, rows, whole / "a.jsonl")
+    run_job(predictor, rows, whole / "a.jsonl")
     expected, acts = _files(whole), clock.acts
     assert acts > 20
     for kill in range(1, acts + 1):
@@ -169,7 +142,7 @@ def test_killed_before_every_act(
         for last in (kill, 1 + kill // 2, None):
             clock = clocks(folder, last)
             try:
-                _run(predictor, rows, folder / "a.jsonl")
+                run_job(predictor, rows, folder / "a.jsonl")
             except Killed:
                 for path in folder.iterdir() if power else ():
                     with path.open("r+b") as file:
@@ -193,7 +166,7 @@ def test_goes_on_where_it_was(
             raise Killed
 
     with pytest.raises(Killed):
-        _run(predictor, rows, output, report=stop)
+        run_job(predictor, rows, output, report=stop)
     partial, log = tmp_path / "answers.tsv.partial", tmp_path / "answers.tsv.journal"
     assert not output.exists()
     with partial.open("ab") as file:
@@ -201,7 +174,7 @@ def test_goes_on_where_it_was(
     with log.open("ab") as file:
         file.write(b'{"rows": 128, "answ')
     predictor.reset_statistics()
-    done = _run(predictor, rows, output)
+    done = run_job(predictor, rows, output)
     assert (done.answered, predictor.statistics.rows) == (147, 147 - 93)
     with output.open(newline="") as file:
         table = list(csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE))
@@ -222,7 +195,7 @@ def test_a_stopped_job_lets_go_of_its_input(
     gc.disable()
     try:
         with pytest.raises(Killed):
-            _run(predictor, rows, tmp_path / "answers.jsonl", report=stop)
+            run_job(predictor, rows, tmp_path / "answers.jsonl", report=stop)
         assert rows.resolve() not in {link.resolve() for link in OPEN_FILES.iterdir()}
     finally:
         gc.enable()
@@ -238,20 +211,20 @@ def test_another_job_is_refused(
         raise Killed
 
     with pytest.raises(Killed):
-        _run(predictor, rows, output, report=stop)
+        run_job(predictor, rows, output, report=stop)
     with pytest.raises(ValueError, match=r"differs in: inputs; .*or restart it"):
-        _run(predictor, rows, output, inputs=False)
+        run_job(predictor, rows, output, inputs=False)
     rows.write_text("another file\n")
     with pytest.raises(ValueError, match="differs in: input;"):
-        _run(predictor, rows, output)
-    done = _run(predictor, rows, output, restart=True)
+        run_job(predictor, rows, output)
+    done = run_job(predictor, rows, output, restart=True)
     assert (done.rows, done.answered) == (1, 1)
     with pytest.raises(FileExistsError, match="exists already"):
-        _run(predictor, rows, output)
+        run_job(predictor, rows, output)
     rows.write_text("\nbad\n")
-    assert _run(predictor, rows, output, overwrite=True).bad == 1
+    assert run_job(predictor, rows, output, overwrite=True).bad == 1
     rows.write_text("bad\n")
-    _run(predictor, rows, output, overwrite=True)
+    run_job(predictor, rows, output, overwrite=True)
     assert set(_files(tmp_path)) >= {"answers.jsonl", "rows.txt"}
     assert not [name for name in _files(tmp_path) if "answers.jsonl." in name]
 
@@ -263,7 +236,7 @@ def test_a_foreign_journal_is_not_overwritten(
     for text in ("dear diary,\n", "dear diary", "[1]\n"):
         diary.write_text(text)
         with pytest.raises(ValueError, match="it holds something else; move it away"):
-            _run(predictor, rows, tmp_path / "answers.jsonl")
+            run_job(predictor, rows, tmp_path / "answers.jsonl")
         assert diary.read_text() == text
 
 
@@ -273,9 +246,9 @@ def test_two_at_once_are_refused(predictor: Predictor, rows: Path, tmp_path: Pat
 
     def second(done: journal.Progress, source: Source) -> None:
         with pytest.raises(ValueError, match="another process does so"):
-            _run(predictor, rows, output)
+            run_job(predictor, rows, output)
 
-    assert _run(predictor, rows, output, report=second).done
+    assert run_job(predictor, rows, output, report=second).done
 
 
 def test_a_changed_partial_is_refused(predictor: Predictor, rows: Path, tmp_path: Path) -> None:
@@ -288,10 +261,10 @@ def test_a_changed_partial_is_refused(predictor: Predictor, rows: Path, tmp_path
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(journal, "_INTERVAL", 0.0)
         with pytest.raises(Killed):
-            _run(predictor, rows, output, report=stop)
+            run_job(predictor, rows, output, report=stop)
     (tmp_path / "answers.jsonl.partial").write_bytes(b"")
     with pytest.raises(ValueError, match=r"expected at least \d+ bytes .*restart the job"):
-        _run(predictor, rows, output)
+        run_job(predictor, rows, output)
 
 
 def test_nothing_but_bad_rows(predictor: Predictor, tmp_path: Path) -> None:

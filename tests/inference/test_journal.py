@@ -1,4 +1,3 @@
-# ruff: noqa: F811 (fixtures of a neighbour, by name)
 """What decides the bytes of a job is part of it, and its journal outlasts what may happen to it."""
 
 from __future__ import annotations
@@ -11,7 +10,7 @@ import pytest
 
 from ibert_jax.inference import Predictor, Source, journal, predict_file
 
-from .test_job import OPEN_FILES, Killed, _run, predictor, rows  # noqa: F401
+from .conftest import OPEN_FILES, Killed, run_job
 
 
 def test_names_are_on_the_disk_before_the_journal_goes(predictor, rows, tmp_path, monkeypatch):
@@ -36,7 +35,7 @@ def test_names_are_on_the_disk_before_the_journal_goes(predictor, rows, tmp_path
     monkeypatch.setattr(Path, "replace", replaced)
     monkeypatch.setattr(Path, "unlink", unlinked)
     output = tmp_path / "a.jsonl"
-    _run(predictor, rows, output)
+    run_job(predictor, rows, output)
     gone = acts.index(("remove", tmp_path / "a.jsonl.journal"))
     for name in ("a.jsonl", "a.jsonl.bad.jsonl"):
         assert ("sync", tmp_path) in acts[acts.index(("rename", tmp_path / name)) : gone]
@@ -68,13 +67,13 @@ def test_a_torn_line_costs_nothing_but_itself(predictor, rows, tmp_path, monkeyp
         return stop
 
     with pytest.raises(Killed):
-        _run(predictor, rows, output, report=until(64))
+        run_job(predictor, rows, output, report=until(64))
     with (tmp_path / "answers.jsonl.journal").open("ab") as file:
         file.write(b'{"rows": 96, "answ')
     with pytest.raises(Killed):
-        _run(predictor, rows, output, report=until(128))
+        run_job(predictor, rows, output, report=until(128))
     predictor.reset_statistics()
-    assert _run(predictor, rows, output).rows == 150
+    assert run_job(predictor, rows, output).rows == 150
     assert predictor.statistics.rows == 150 - 128
 
 
@@ -119,3 +118,12 @@ def test_what_decides_the_bytes_is_part_of_the_job(
     word = {"end of the input": "input"}.get(change, change)
     with pytest.raises(ValueError, match=f"differs in: {word};"):
         run(True)
+
+
+def test_half_a_character_in_a_kept_value_is_written_as_it_was(
+    program, tokenizer, tmp_path
+) -> None:
+    path, output = tmp_path / "rows.jsonl", tmp_path / "answers.tsv"
+    path.write_text('{"text": "good film", "id": "\\ud800"}\n')
+    predict_file(Predictor(program, tokenizer), Source(path, columns=["text"], keep=["id"]), output)
+    assert output.read_text().splitlines()[1].startswith("1\t\\ud800\t")

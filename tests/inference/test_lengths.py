@@ -120,3 +120,12 @@ def test_floats_are_padded_by_their_batch_alone(tiny_checkpoint: Path) -> None:
     """Their last bits depend on it, and a run taken up again must end with the same bytes."""
     predictor = Predictor.load(tiny_checkpoint, batch_size=4)
     assert not isinstance(predictor._engine._lengths, GrowingLengths)
+
+
+def test_a_length_that_joined_takes_what_it_spared_along() -> None:
+    """What other lengths would have spared is counted anew from the new one."""
+    lengths = GrowingLengths(128)
+    lengths.compiled(2.0)
+    lengths.computed(1000, 2.5)  # 2 seconds are 800 tokens
+    assert [lengths.choose(8, 49) for _ in range(9)] == [64] * 8 + [52]
+    assert [lengths.choose(8, 53) for _ in range(13)] == [64] * 12 + [56]

@@ -141,3 +141,20 @@ def test_missing_directories(tmp_path: Path) -> None:
         load_classifier(tmp_path / "absent")
     with pytest.raises(FileNotFoundError, match=r"integer_model\.json.*config\.json.*neither"):
         load_classifier(tmp_path)
+
+
+def test_two_tokens_are_too_few(program: CountingProgram, tokenizer: Tokenizer) -> None:
+    with pytest.raises(ValueError, match=r"max_length from 3 to 48, .* got 2"):
+        Predictor(program, tokenizer, max_length=2)
+
+
+def test_windows_of_long_texts_end_sooner(program, tokenizer, monkeypatch) -> None:
+    monkeypatch.setattr("ibert_jax.inference.predictor._WINDOW_CHARACTERS", 20)
+    found = Predictor(program, tokenizer).stream(["good film"] * 7)
+    assert [len(window) for window in found] == [3, 3, 1]
+
+
+def test_what_was_cut_is_counted(program, tokenizer) -> None:
+    predictor = Predictor(program, tokenizer, max_length=5)
+    predictor(["good " * 9, "good", "bad " * 9])
+    assert predictor.statistics.truncated == 2

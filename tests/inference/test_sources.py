@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bz2
+import csv
 import gzip
 import io
 import json
@@ -244,3 +245,20 @@ def test_two_columns_of_one_name_are_refused(tmp_path: Path) -> None:
     path.write_text("text,text\ngood,bad\n")
     with pytest.raises(ValueError, match="one column 'text'"):
         list(Source(path, columns=["text"]))
+
+
+def test_a_long_cell_of_csv(tmp_path: Path) -> None:
+    before = csv.field_size_limit(2**17)
+    try:
+        path = tmp_path / "rows.csv"
+        path.write_text("text\n" + "good " * 40_000 + "\n")
+        assert [len(row.cells[0]) for row in Source(path)] == [200_000]
+    finally:
+        csv.field_size_limit(before)
+
+
+def test_a_kept_value_that_is_missing_spoils_its_row_alone(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"text": "a", "id": 1}\n{"text": "b"}\n{"text": "c", "id": null}\n')
+    rows = list(Source(path, columns=["text"], keep=["id"]))
+    assert [row.problem for row in rows] == [None, "no value for id", "no value for id"]

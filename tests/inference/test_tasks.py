@@ -17,9 +17,11 @@ from tokenizers.pre_tokenizers import BertPreTokenizer
 from tokenizers.processors import TemplateProcessing
 
 from ibert_jax.config import IBertConfig
-from ibert_jax.inference import Predictor, Refused, record
+from ibert_jax.inference import Predictor, Refused, interpret, record
 from ibert_jax.inference.spans import Word, merged
 from ibert_jax.tokenizer import Tokenizer
+
+from .conftest import make_config
 
 WORDS = (
     *("[PAD]", "[CLS]", "[SEP]", "[UNK]", "[MASK]", "anna", "##s", "lives", "in", "new", "york"),
@@ -311,3 +313,47 @@ def test_pairs(tokenizer: Tokenizer) -> None:
     one_type = config.replace(type_vocab_size=1)
     alone = Predictor(Types(jnp.int32(1), one_type), tokenizer)
     np.testing.assert_array_equal(alone.logits(rows)[:, 1], 0)
+
+
+def test_a_token_counts_where_it_lies_furthest_from_an_edge(tokenizer: Tokenizer) -> None:
+    task = Predictor(ENTITIES, tokenizer, max_length=16, overlap=5).task
+    text = "in " * 20
+    (stretches,) = task.encode([text])
+    assert [len(s.ids) for s in stretches] == [16, 12]
+    outside, person = np.eye(5)[:2] * 8
+    parts = [
+        np.tile(row, (len(s.ids), 1)) for row, s in zip((outside, person), stretches, strict=True)
+    ]
+    found = task.answer(text, stretches, parts)
+    # Words 10 to 13 are in both.
+    assert [entity.start for entity in found.entities] == [3 * word for word in range(12, 20)]
+
+
+def test_one_stretch_may_hold_the_answer_that_others_do_not(tokenizer: Tokenizer) -> None:
+    task = Predictor(ANSWERS, tokenizer, max_length=12, overlap=2, no_answer=True).task
+    row = ("where ?", "anna lives in and bob " * 3 + "new york")
+    (stretches,) = task.encode([row])
+    assert len(stretches) > 1
+    parts = [np.zeros((2, len(s.ids)), np.float32) for s in stretches]
+    for part in parts:
+        part[:, 0] = 20
+    parts[-1][:, 0] = 1
+    first, last = np.flatnonzero(stretches[-1].texts == 1)[-2:]
+    parts[-1][0, first] = parts[-1][1, last] = 8
+    assert task.answer(row, stretches, parts).answer == "new york"
+    parts[-1][:, 0] = 9
+    assert task.answer(row, stretches, parts).answer == ""
+
+
+def test_answers_are_no_longer_than_asked_for(tokenizer: Tokenizer) -> None:
+    row = ("where ?", "in new and bob york")
+    (long,), (short,) = (
+        Predictor(ANSWERS, tokenizer, max_answer_tokens=most)([row]) for most in (4, 3)
+    )
+    assert long.answer == "new and bob york"
+    assert len(short.answer.split()) <= 3
+
+
+def test_one_half_is_not_above_one_half() -> None:
+    config = make_config(problem_type="multi_label_classification")
+    assert interpret(np.asarray([0.0, 1.0], np.float32), config)[0] == "positive"

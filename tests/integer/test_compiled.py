@@ -71,3 +71,26 @@ def test_memory_is_given_back() -> None:
     kept = np.arange(10**6)
     compiled.trim()
     assert kept.sum() == 499_999_500_000
+
+
+MINIMUM = "jax_persistent_cache_min_compile_time_secs"
+
+
+def test_the_cache_rests_until_the_last_program_is_done() -> None:
+    before, cache = getattr(jax.config, MINIMUM), compiled._Cache()
+    cache.pause()
+    cache.pause()
+    cache.resume()
+    assert getattr(jax.config, MINIMUM) == float("inf")
+    cache.resume()
+    assert getattr(jax.config, MINIMUM) == before
+
+
+def test_the_cache_rests_until_the_outermost_program_is_compiled() -> None:
+    before = getattr(jax.config, MINIMUM)
+    with compiled.own_program():
+        compiled.keep_out_of_cache()
+        with compiled.own_program():
+            pass
+        assert getattr(jax.config, MINIMUM) == float("inf")
+    assert getattr(jax.config, MINIMUM) == before

@@ -11,7 +11,7 @@ import pytest
 from flax import nnx
 
 from ibert_jax import spec
-from ibert_jax.layers.activation import QuantAct
+from ibert_jax.layers.activation import QUIETEST_CHANNEL, QuantAct
 from ibert_jax.layers.dropout import Dropout
 from ibert_jax.layers.embedding import QuantEmbedding
 from ibert_jax.layers.gelu import IntGELU, finest_grid
@@ -228,3 +228,11 @@ def test_dropout_needs_keys_in_training() -> None:
     set_life(layer, deterministic=False)
     with pytest.raises(ValueError, match=r"rngs=nnx\.Rngs"):
         layer(jnp.ones((2, 2)), None)
+
+
+def test_a_silent_channel_keeps_a_share_of_the_widest() -> None:
+    act = QuantAct(ActivationFormat(8, "channel"), 3)
+    act.x_min[...] = jnp.asarray([-8.0, 0.0, -1.0], jnp.float32)
+    act.x_max[...] = jnp.asarray([2.0, 0.0, 1.0], jnp.float32)
+    np.testing.assert_array_equal(act.covered(), np.float32([8, 8 * QUIETEST_CHANNEL, 1]))
+    assert act.scale()[1] * 127 >= 8 * QUIETEST_CHANNEL

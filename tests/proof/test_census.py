@@ -7,6 +7,7 @@ form in which the compiler lets it live; for those that the optimizer may remove
 
 import dataclasses
 import functools
+import json
 import subprocess
 import sys
 
@@ -317,16 +318,44 @@ def test_a_program_is_not_taken_for_another_of_the_same_fields():
     assert [by_kind["add"] for by_kind in found] == [*counts]
 
 
+def test_a_float_among_an_operations_parameters_is_named():
+    def filled(x):
+        return x.at[jnp.array([1])].get(mode="fill", fill_value=0.5)
+
+    found = census(filled, jax.ShapeDtypeStruct((8,), jnp.int32)).findings
+    assert [f.operation for f in found if f.form == JAXPR] == ["gather"]
+
+
+def opaque(opcode: str, config: str, target: str = "", kind: str = "") -> str | None:
+    """What an instruction of these fields, numbered as in XLA's protocol buffers, is known as."""
+    raw = {28: [target.encode()], 11: [kind.encode()], 43: [config.encode()]}
+    return _opaque(opcode, raw)
+
+
 @pytest.mark.parametrize(
-    ("config", "label"),
+    ("config", "more"),
     [
-        ('{"gemm_backend_config": {"alpha_real": 1, "beta": 0}}', "__cublas$gemm"),
-        ('{"gemm_backend_config": {"alpha_real": 2}}', "__cublas$gemm with scaling"),
-        ('{"gemm_backend_config": {"epilogue": "GELU"}}', "__cublas$gemm with scaling"),
-        ("{}", "__cublas$gemm that does not say how it scales"),
-        ("written otherwise", "__cublas$gemm that does not say how it scales"),
+        ({}, ""),
+        ({"alpha_real": 1.0, "alpha_imag": 0.0, "beta": 0}, ""),
+        ({"beta": 1, "epilogue": "BIAS"}, ""),
+        ({"beta": 0.5}, " with scaling"),
+        ({"alpha_real": 2}, " with scaling"),
+        ({"alpha_imag": 1.0}, " with scaling"),
+        ({"epilogue": "GELU"}, " with scaling"),
+        (None, " that does not say how it scales"),
     ],
 )
-def test_a_product_that_may_scale_is_not_plain(config: str, label: str) -> None:
-    fields = {28: [b"__cublas$gemm"], 43: [config.encode()]}
-    assert _opaque("custom-call", fields) == label
+def test_a_product_of_cublas_may_do_nothing_more(config, more):
+    told = json.dumps({} if config is None else {"gemm_backend_config": config})
+    assert opaque("custom-call", told, "__cublas$gemm") == f"__cublas$gemm{more}"
+
+
+def test_a_product_of_cublas_that_is_told_otherwise_is_not_plain():
+    assert opaque("custom-call", "no JSON", "__cublas$gemm") != "__cublas$gemm"
+
+
+def test_a_backends_own_fusion_is_known_by_its_kind():
+    told = json.dumps({"fusion_backend_config": {"kind": "__cudnn$fusion"}})
+    assert opaque("fusion", told, kind="kCustom") == "__cudnn$fusion"
+    assert opaque("fusion", "{}", kind="kCustom") == "unnamed custom fusion"
+    assert opaque("fusion", told, kind="kLoop") is None

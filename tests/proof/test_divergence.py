@@ -119,3 +119,9 @@ def test_runs_that_cannot_be_compared_get_a_sentence() -> None:
     floating = ib.IBertForMaskedLM(case("channel").program.config, rngs=nnx.Rngs(0))
     with pytest.raises(ValueError, match="got a float model"):
         ib.first_divergence(tensors, floating.quantize(False), **case("channel").batch)
+
+
+def test_a_tensor_of_the_second_run_alone_is_named():
+    run = {"a": np.zeros(2, np.int64)}
+    with pytest.raises(ValueError, match="same tensors: b is in one"):
+        ib.first_divergence(run, {**run, "b": run["a"]})

@@ -8,12 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-import ibert_jax as ib
 from ibert_jax.integer import isqrt, layernorm, softmax, wide
-from ibert_jax.proof import census, examine
+from ibert_jax.proof import examine
 from ibert_jax.proof.intervals import Bounded, analyze
 from ibert_jax.proof.lemmas import LEMMAS
-from ibert_jax.proof.operations import JAXPR
 
 INT32 = (np.int32, -(2**31), 2**31 - 1)
 DOMAINS = {  # as the kernels' docstrings have them
@@ -67,24 +65,3 @@ def test_a_certificate_speaks_of_every_mask_and_every_id(which):
 
     found = examine(Wrapping(jnp.zeros((), jnp.int32)), 1, 4)
     assert found.ok == (which == "as it is"), found
-
-
-def test_a_float_among_an_operations_parameters_is_named():
-    def filled(x):
-        return x.at[jnp.array([1])].get(mode="fill", fill_value=0.5)
-
-    found = census(filled, jax.ShapeDtypeStruct((8,), jnp.int32)).findings
-    assert [f.operation for f in found if f.form == JAXPR] == ["gather"]
-
-
-def test_a_tensor_of_the_second_run_alone_is_named():
-    run = {"a": np.zeros(2, np.int64)}
-    with pytest.raises(ValueError, match="same tensors: b is in one"):
-        ib.first_divergence(run, {**run, "b": run["a"]})
-
-
-def test_both_ends_of_a_range_saturate():
-    from ibert_jax.proof.saturation import at_the_ends
-
-    q = jnp.asarray([[-128, 0, 127, 5]], jnp.int8)
-    assert [int(x) for x in at_the_ends(q, 127, None)] == [2, 4]

@@ -1,13 +1,10 @@
 """Ranges where random ones seldom end: edges, turns of a loop, clamped starts, fills."""
 
-import json
-
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import lax
 
-from ibert_jax.proof import walk_hlo
 from ibert_jax.proof.intervals import Bounded, analyze
 
 
@@ -106,37 +103,3 @@ def test_a_step_of_a_loop_is_its_widest_and_its_clip_the_closest():
 
     (clip,) = analyze(wider, Bounded((2,), np.int32, -50, 50)).clips
     assert clip.limits == (-5, 5) and clip.acts
-
-
-def fields(opcode, config, target=b"", kind=b""):
-    return {2: [opcode], 28: [target], 11: [kind], 43: [json.dumps(config).encode()]}
-
-
-@pytest.mark.parametrize(
-    ("config", "plain"),
-    [
-        ({}, True),
-        ({"beta": 1}, True),
-        ({"alpha_real": 1.0, "alpha_imag": 0.0}, True),
-        ({"epilogue": "BIAS"}, True),
-        ({"beta": 0.5}, False),
-        ({"alpha_real": 0.5}, False),
-        ({"alpha_imag": 1.0}, False),
-        ({"epilogue": "GELU"}, False),
-    ],
-)
-def test_a_product_of_cublas_may_do_nothing_more(config, plain):
-    own = fields(b"custom-call", {"gemm_backend_config": config}, b"__cublas$gemm")
-    assert (walk_hlo._opaque("custom-call", own) == "__cublas$gemm") == plain
-
-
-def test_a_backends_own_fusion_is_known_by_its_kind():
-    config = {"fusion_backend_config": {"kind": "__cudnn$fusion"}}
-    assert (
-        walk_hlo._opaque("fusion", fields(b"fusion", config, kind=b"kCustom")) == "__cudnn$fusion"
-    )
-    assert (
-        walk_hlo._opaque("fusion", fields(b"fusion", {}, kind=b"kCustom"))
-        == "unnamed custom fusion"
-    )
-    assert walk_hlo._opaque("fusion", fields(b"fusion", config, kind=b"kLoop")) is None

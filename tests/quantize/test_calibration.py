@@ -14,7 +14,7 @@ import ibert_jax as ib
 from ibert_jax.layers.activation import QuantAct
 from ibert_jax.quantize.calibration import METHODS
 from ibert_jax.quantize.histograms import CHANNEL_BINS, POOLED_BINS, histograms
-from ibert_jax.quantize.migration import search_migration
+from ibert_jax.quantize.migration import balanced_exponents, search_migration
 from ibert_jax.quantize.schemes import ActivationFormat
 
 RNG = np.random.default_rng(0)
@@ -137,3 +137,22 @@ def test_a_failed_calibration_leaves_the_one_before() -> None:
     assert model.config.quant_mode
     for path, bounds in ranges(model).items():
         np.testing.assert_array_equal(bounds, before[path])
+
+
+def test_channel_factors_stay_within_twelve_octaves() -> None:
+    absolute = np.float32([2.0**-30, 1, 1, 1, 2.0**30])
+    found = balanced_exponents(absolute, [np.ones((2, 5), np.float32)], 1.0)
+    np.testing.assert_array_equal(found, [-12, 0, 0, 0, 12])
+
+
+def test_ranges_of_a_former_calibration_are_replaced() -> None:
+    again, fresh = make(), make()
+    table = again.get_input_embeddings().weight
+    known = table[...]
+    table[...] = known * 10
+    ib.calibrate(again, BATCHES)
+    table[...] = known
+    ib.calibrate(again, BATCHES)
+    ib.calibrate(fresh, BATCHES)
+    for name, value in fresh.tensors().items():
+        np.testing.assert_array_equal(again.tensors()[name], value, err_msg=name)

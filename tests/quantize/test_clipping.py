@@ -67,3 +67,9 @@ def test_entropy_keeps_what_is_even_and_cuts_a_long_tail() -> None:
 def test_nothing_seen_changes_nothing(method: str) -> None:
     options = {"percentile": 99.9} if method == "percentile" else {}
     assert float(SHARES[method](np.zeros(BINS, np.int64), 8, **options)) == 1
+
+
+def test_no_percentile_clips_at_less_than_a_sixteenth() -> None:
+    counts = np.zeros(2048, np.int64)
+    counts[0], counts[-1] = 10**6, 1
+    assert float(percentile_share(counts, 8, 99.0)) == 1 / 16

@@ -5,6 +5,7 @@ That heads answer the same in every life is shown elsewhere: tests/frozen, and t
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import jax.numpy as jnp
@@ -131,3 +132,36 @@ def test_guesses_alone_have_the_loss_of_a_batch(tokenizer_with_mask: Tokenizer) 
     one, other = kind.raw(some, {"labels": found}), kind.raw(every, {"labels": labels})
     for name in ("loss", "hits", "count"):
         np.testing.assert_allclose(one[name], other[name], rtol=1e-6)
+
+
+LOGITS = {"": (2, 5, 3), "classification": (2, 3), "multiple_choice": (2, 3), "regression": (2, 1)}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_filler_takes_no_part_in_any_loss(kind: str) -> None:
+    """Whatever it holds: the sum, and how much was summed."""
+
+    def loss(filler: int, weight: float) -> Any:
+        shape = LOGITS.get(kind, LOGITS[""])
+        logits = np.random.default_rng(1).standard_normal(shape).astype(np.float32)
+        logits[1] += filler
+        label: Any = np.asarray([1, filler % 3], np.int32)
+        if kind == "regression":
+            label = label.astype(np.float32)
+        elif shape == LOGITS[""]:
+            label = np.tile(label[:, None], (1, 5))
+        output = SimpleNamespace(logits=jnp.asarray(logits))
+        targets = {"labels": jnp.asarray(label)}
+        if kind == "question_answering":
+            output = SimpleNamespace(
+                start_logits=jnp.asarray(logits[..., 0]), end_logits=jnp.asarray(logits[..., 1])
+            )
+            ends = jnp.asarray([1, filler % 3], jnp.int32)
+            targets = {"start_positions": ends, "end_positions": ends}
+        return [
+            float(x)
+            for x in KINDS[kind].loss(output, targets, jnp.asarray([1, weight], jnp.float32))
+        ]
+
+    assert loss(2, 0.0) == loss(7, 0.0)
+    assert loss(2, 1.0) != loss(7, 1.0)

@@ -58,7 +58,7 @@ def test_a_run_is_alone_in_its_folder(tmp_path: Path) -> None:
     options = make_options(output=str(tmp_path / "run"))
     with RunDirectory(options).begin():
         another = RunDirectory(options).begin()
-        with pytest.raises(ValueError, match="another process works there"):
+        with pytest.raises(ValueError, match="another process does so"):
             another.__enter__()
     with RunDirectory(options).begin():
         pass

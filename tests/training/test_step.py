@@ -165,3 +165,40 @@ def test_a_skeleton_puts_arrays_back(model: IBertForSequenceClassification) -> N
     skeleton.put_into(model, doubled, others)
     assert equal(take_apart(model, copy=False)[0], doubled)
     assert equal(take_apart(skeleton.join(params, others), copy=False)[0], params)
+
+
+def test_every_part_draws_its_own_dropout(model: Any) -> None:
+    """The same rows in both parts: drawn alike, their logits would cancel."""
+    batch = make_batch(rows=4)
+    for array in (batch.inputs["input_ids"], batch.targets["labels"]):
+        array[1::2] = array[::2]  # part k has the rows k, k + 2
+    batch.targets["labels"][:] = [1, -1, 1, -1]
+
+    def difference(output: Any, targets: Any, weights: Any) -> Any:
+        return jnp.sum(output.logits[:, 0] * targets["labels"].astype(jnp.float32)), jnp.sum(
+            weights
+        )
+
+    step = make_train_step(model, SGD, dropout_key(0, 0), difference, parts=2)
+    assert abs(float(step(initial_state(model, SGD), batch)[1])) > 1e-6
+    model.eval()
+    step = make_train_step(model, SGD, dropout_key(0, 0), difference, parts=2)
+    assert abs(float(step(initial_state(model, SGD), batch)[1])) < 1e-6
+
+
+def test_ranges_move_with_every_part(model: Any) -> None:
+    set_life(model, observing=True, deterministic=True)
+    name = "ibert.encoder.layer.0.output.ln_input_act.x_max"
+    found = {}
+    for parts, rows in ((1, slice(0, 4, 2)), (1, slice(1, 4, 2)), (2, slice(None))):
+        batch = make_batch()
+        batch.inputs.update({n: v[rows] for n, v in batch.inputs.items()})
+        batch.targets["labels"] = batch.targets["labels"][rows]
+        object.__setattr__(batch, "weights", batch.weights[rows])
+        step = make_train_step(model, SGD, dropout_key(0, 0), LOSS, parts=parts)
+        state, _ = step(initial_state(model, SGD), batch)
+        found[rows.start] = float(state.others[name])
+    momentum = model.config.quantization.momentum
+    expected = momentum * found[0] + (1 - momentum) * found[1]
+    assert found[0] != found[1]
+    np.testing.assert_allclose(found[None], expected, rtol=1e-6)

@@ -1,4 +1,4 @@
-"""Embeddings from outside are the table's own integers; hidden scales and spans at their ends."""
+"""Beside a program: embeddings that come from outside, the scales of hidden states."""
 
 from __future__ import annotations
 
@@ -9,22 +9,8 @@ from flax import nnx
 
 import ibert_jax as ib
 from ibert_jax.frozen.states import StateScales
-from ibert_jax.models.losses import span_loss
 
 pytestmark = pytest.mark.usefixtures("unoptimized")
-
-
-def test_positions_outside_of_the_text() -> None:
-    """Beyond its end an answer takes no part, wherever; before its start it is the start."""
-    rng = np.random.default_rng(0)
-    start, end = jnp.asarray(rng.standard_normal((2, 2, 4)), jnp.float32)
-
-    def loss(*positions: int) -> float:
-        array = jnp.asarray(positions, jnp.int32)
-        return float(span_loss(start, end, array, array))
-
-    assert loss(1, 9) == loss(1, 4) != loss(1, 3)
-    assert loss(1, -5) == loss(1, 0)
 
 
 def test_states_are_told_apart_by_their_offsets() -> None:
