@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -50,8 +51,9 @@ def finish(process: subprocess.Popen[str]) -> list[float]:
     """The losses that it told."""
     said, complained = process.communicate(timeout=500)
     assert process.returncode == 0, complained
-    lines = [line.split() for line in said.splitlines()]
-    return [float(line[1]) for line in lines if line[0] == "loss"]
+    # Gloo's threads write to the same output, so that a line of theirs may be empty or stand before
+    # one of ours.
+    return [float(loss) for loss in re.findall(r"loss (\d+\.\d{6})$", said, re.MULTILINE)]
 
 
 def read(file: Path, model: IBertForSequenceClassification, directory: Path) -> Batcher:
