@@ -62,6 +62,17 @@ def check_embeddings(inputs_embeds: Any, hidden_size: int, *, integers: bool = F
         raise TypeError(f"inputs_embeds must be floating-point, got {inputs_embeds.dtype}")
 
 
+def check_no_nan(name: str, array: Any) -> None:
+    """Floats that are all numbers, before they become integers."""
+    if isinstance(array, Tracer):
+        return
+    wrong = np.argwhere(np.isnan(np.asarray(array)))
+    if wrong.size:
+        raise ValueError(
+            f"{name} must hold numbers, got NaN at index {wrong[0].tolist()}; what made them?"
+        )
+
+
 def check_length(length: int, maximum: int) -> None:
     """A sequence must fit the position table; ``maximum`` is ``config.max_sequence_length``."""
     if length > maximum:

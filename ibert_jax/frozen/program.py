@@ -36,7 +36,7 @@ KERNELS = (XLA, ONEDNN, *FUSING)
 
 
 @jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)  # whether two hold the same, ``sha256`` tells
 class IntegerModel:
     """A frozen model.
 
@@ -237,6 +237,9 @@ class IntegerModel:
 
         Returns:
             int32 of the same shape: for rows of the model's own table, what it looks up.
+
+        Raises:
+            ValueError: NaN, of which each platform would make another integer.
         """
         scale = dict(self.scales).get(EMBEDS)
         if scale is None:
@@ -245,6 +248,7 @@ class IntegerModel:
                 "again, or pass input_ids"
             )
         rows = jnp.asarray(as_array(inputs_embeds), jnp.float32)
+        checks.check_no_nan(EMBEDS, rows)
         quantization = self.config.quantization
         return quantize_rows(  # as the table itself
             rows,

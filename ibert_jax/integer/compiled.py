@@ -50,7 +50,7 @@ def jit_program(function: Callable[..., Any], **options: Any) -> Callable[..., A
     @functools.cache
     def outermost() -> Callable[..., Any]:
         _listen()
-        return jax.jit(function, **options, compiler_options=_accepted())
+        return jax.jit(function, **options, compiler_options=compiler_options())
 
     @functools.wraps(function)
     def call(*arguments: Any, **named: Any) -> Any:
@@ -192,8 +192,8 @@ def cpu_features() -> frozenset[str]:
 
 
 @functools.cache
-def _accepted() -> dict[str, Any]:
-    """The options for this platform that this version of XLA knows."""
+def compiler_options() -> dict[str, Any]:
+    """``jit_program``'s options for this platform, those that this version of XLA knows."""
     wanted = GPU_OPTIONS if jax.default_backend() == "gpu" else OPTIONS
     if _known(wanted):
         return wanted

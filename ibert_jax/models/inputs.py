@@ -129,7 +129,15 @@ def _head_mask(mask: Any, config: IBertConfig, life: Life) -> Any:
 
 def as_array(values: Any) -> Any:
     """A NumPy or JAX array of ``values``; None stays None."""
-    return values if values is None or isinstance(values, jax.Array) else np.asarray(values)
+    if values is None or isinstance(values, jax.Array):
+        return values
+    try:
+        return np.asarray(values)
+    except ValueError as error:
+        raise ValueError(
+            "expected an array, or lists of equal length, got lists of different lengths; pad "
+            f"them, with a tokenizer by padding=True (NumPy: {error})"
+        ) from None
 
 
 def as_int32(values: Any) -> jax.Array:

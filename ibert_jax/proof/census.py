@@ -19,7 +19,7 @@ from typing import Any
 
 import jax
 
-from ibert_jax.integer.compiled import own_program
+from ibert_jax.integer.compiled import compiler_options, own_program
 from ibert_jax.proof.operations import FORMS, HLO, JAXPR, STABLEHLO, Operation
 from ibert_jax.proof.tracing import unremembered
 from ibert_jax.proof.walk_hlo import walk_hlo
@@ -71,7 +71,8 @@ def census(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Census:
     """Counts the operations of `function` in all three forms.
 
     Args:
-      function: a jittable function; used as it is if it is already jitted.
+      function: a jittable function, compiled with the options of this package's programs; used
+        as it is if it is already jitted.
       *args, **kwargs: arrays, `jax.ShapeDtypeStruct`s or pytrees of them; only their shapes and
         types matter. Weights belong here: what the function closes over becomes constants.
 
@@ -79,7 +80,9 @@ def census(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Census:
       The counts and findings. Nothing is executed, but the function is compiled for the default
       device. Operations count where they stand: the body of a loop once, not once a turn.
     """
-    jitted: Any = function if hasattr(function, "trace") else jax.jit(unremembered(function))
+    jitted: Any = function
+    if not hasattr(function, "trace"):
+        jitted = jax.jit(unremembered(function), compiler_options=compiler_options())
     traced = jitted.trace(*args, **kwargs)
     with own_program():  # as a call of the program itself would be
         lowered = traced.lower()

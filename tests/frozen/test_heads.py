@@ -318,6 +318,13 @@ def test_rows_beyond_the_table_saturate() -> None:
     assert np.abs(got).max() <= 2**15 + 2**5
 
 
+def test_rows_that_are_no_numbers_are_refused() -> None:
+    rows = np.zeros((1, 3, 32), np.float32)
+    rows[0, 2, 5] = np.nan
+    with pytest.raises(ValueError, match=r"got NaN at index \[0, 2, 5\]"):
+        trained("spans").program(inputs_embeds=rows)
+
+
 def test_floats_of_attentions_and_hidden_states() -> None:
     head = trained("tokens")
     floats = head.program(**head.batch)
@@ -372,6 +379,7 @@ def test_damaged_scales_are_refused(tmp_path: Path, lines: dict[str, Any], sente
         ({"inputs_embeds": jnp.zeros((1, 2, 31), jnp.int32)}, ValueError, r"sequence, 32\], got"),
         ({"inputs_embeds": jnp.zeros((1, 2, 32))}, TypeError, "quantize_embeds"),
         ({"inputs_embeds": jnp.full((1, 2, 32), 40000)}, ValueError, "quantize_embeds"),
+        ({"input_ids": [[1, 2, 3], [1, 2]]}, ValueError, r"lists of different lengths; pad them"),
         ({"input_ids": np.ones((1, 2), int), "head_mask": np.float32([1, 0.5, 1, 1])},
          ValueError, "head_mask must hold 1 for heads that count.*got 0.5"),
         ({"input_ids": np.ones((1, 2), int), "labels": np.ones((1, 2), int)},

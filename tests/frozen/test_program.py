@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,14 @@ def test_equals_the_quantization_aware_model(scheme: str) -> None:
     assert np.array_equal(made.simulated.q, frozen)
     assert len(np.unique(frozen)) > 20  # or equality would say nothing
     np.testing.assert_array_equal(made.program(**made.batch).logits, made.simulated.value)
+
+
+def test_models_are_compared_by_identity() -> None:
+    """As keys, too; their hash over all integers is ``sha256``."""
+    program = case("channel").program
+    again = dataclasses.replace(program)
+    assert program == program and program != again and len({program, again}) == 2
+    assert program.sha256() == again.sha256()
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)

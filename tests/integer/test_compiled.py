@@ -44,12 +44,12 @@ def test_a_compiler_that_does_not_know_the_option(monkeypatch: pytest.MonkeyPatc
     assert all(compiled._known({name: value}) for name, value in compiled.OPTIONS.items())
     known = dict(compiled.OPTIONS)
     monkeypatch.setattr(compiled, "OPTIONS", known | {"xla_cpu_no_such_option": 1})
-    assert compiled._accepted.__wrapped__() == known
+    assert compiled.compiler_options.__wrapped__() == known
 
 
 def test_on_a_gpu_no_kernel_is_taken_unseen(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    assert compiled._accepted.__wrapped__() == {"xla_gpu_autotune_level": 4}
+    assert compiled.compiler_options.__wrapped__() == {"xla_gpu_autotune_level": 4}
 
 
 def test_what_a_compilation_left_is_given_back_before_the_program_runs(

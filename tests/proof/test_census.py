@@ -7,6 +7,7 @@ form in which the compiler lets it live; for those that the optimizer may remove
 
 import dataclasses
 import functools
+import importlib
 import json
 import subprocess
 import sys
@@ -243,6 +244,15 @@ def test_findings_say_where_and_how_often():
 def test_a_jitted_function_is_used_as_it_is():
     jitted = jax.jit(lambda x, n: x + n, static_argnames="n")
     assert census(jitted, X, n=3).ok
+
+
+def test_compiled_as_the_programs_are(monkeypatch):
+    unknown = {"xla_cpu_no_such_option": 1}
+    module = importlib.import_module("ibert_jax.proof.census")  # the package has its function
+    monkeypatch.setattr(module, "compiler_options", lambda: unknown)
+    with pytest.raises(jax.errors.JaxRuntimeError, match="xla_cpu_no_such_option"):
+        census(lambda x: x + 1, X)
+    assert census(jax.jit(lambda x: x + 1), X).ok  # has options of its own
 
 
 def test_allow_lists_hold_no_operation_that_only_floats_have():
