@@ -150,7 +150,7 @@ def test_an_unsigned_number_shifted_with_its_sign() -> None:
 
 def test_a_surplus_is_what_the_other_lowering_adds() -> None:
     weight = np.array([[1, -2, 3], [4, 5, -6]], I8)
-    right = 128 * weight.astype(I32).sum(1)[None]
+    right = 128 * weight.sum(1, dtype=I32)[None]
     a = Bounded((4, 3), U8, 0, 255)
 
     def mixed(a: jax.Array, weight: jax.Array, surplus: jax.Array) -> jax.Array:
