@@ -18,7 +18,7 @@ def train(model: Any, batches: list[dict[str, Any]], freeze_at: int) -> list[flo
 
     batches: the model's arguments, `labels` among them.
     """
-    ib.calibrate(model, [{"input_ids": batch["input_ids"]} for batch in batches])
+    ib.calibrate(model, [{n: x for n, x in batch.items() if n != "labels"} for batch in batches])
     ib.set_observers(model, "ema", momentum=0.9)
     model.train()
     optimizer = nnx.Optimizer(model, optax.adamw(3e-3), wrt=nnx.Param)

@@ -27,6 +27,7 @@ ORDER = (
     "config",
     "lines",
     "documents",
+    "entities",
     "checkpoints",
     "tokenizer",
     "integer",

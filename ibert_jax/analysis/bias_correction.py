@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from ibert_jax.analysis.switches import Switched, inputs_of, is_wire, kind_of
+from ibert_jax.analysis.switches import Switched, check_calibrated, inputs_of, is_wire, kind_of
 from ibert_jax.frozen.network import wrap_leaves
 from ibert_jax.layers.leaf import set_life
 from ibert_jax.layers.linear import QuantLinear
@@ -44,9 +44,10 @@ def correct_biases(model: Model, batches: Iterable[Mapping[str, Any]]) -> Model:
         ``model``, in the quantization-aware life.
 
     Raises:
-        ValueError: there is no batch.
+        ValueError: there is no batch; a range was never calibrated.
     """
     network: Any = model
+    check_calibrated(network)
     network.quantize(True)
     twin: Any = nnx.clone(model)
     set_life(twin, quantized=False, observing=False, deterministic=True, recording=False)
@@ -56,7 +57,9 @@ def correct_biases(model: Model, batches: Iterable[Mapping[str, Any]]) -> Model:
     totals: dict[str, tuple[Any, Any]] = {}
     for batch in batches:
         shared.mask = as_array(batch.get("attention_mask"))
-        twin(**inputs_of(batch), return_dict=True)
+        # Every token tells of a bias, whichever are asked for.
+        arguments = {n: value for n, value in inputs_of(batch).items() if n != "scored_tokens"}
+        twin(**arguments, return_dict=True)
         for path, (total, count) in jax.device_get(shared.found).items():
             before = totals.get(path, (0.0, 0.0))
             totals[path] = before[0] + total.astype(np.float64), before[1] + float(count)

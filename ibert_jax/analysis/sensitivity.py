@@ -11,7 +11,13 @@ import jax
 import numpy as np
 from flax import nnx
 
-from ibert_jax.analysis.switches import inputs_of, kind_of, switch_leaves, switchable
+from ibert_jax.analysis.switches import (
+    check_calibrated,
+    inputs_of,
+    kind_of,
+    switch_leaves,
+    switchable,
+)
 from ibert_jax.layers.widths import BACKBONE
 from ibert_jax.quantize.distance import outputs_of, squares
 
@@ -139,7 +145,7 @@ def sensitivity(
     for batch in arrays:
         model.check_batch(model.config, batch)
     model.quantize(True)  # settles the bits
-    _refuse_uncalibrated(model)
+    check_calibrated(model)
     found = switchable(model)
     groups = _groups(found, group, leaves)
     measure = _Measurement(model, list(found), arrays)
@@ -153,19 +159,6 @@ def sensitivity(
         rows.append(SensitivityRow(name, len(members), alone, without, right, kept))
     rows.sort(key=lambda row: -row.alone)
     return Sensitivity(tuple(rows), total, exact, accuracy)
-
-
-def _refuse_uncalibrated(model: Any) -> None:
-    missing = [
-        path
-        for path, leaf in model.leaves().items()
-        if hasattr(leaf, "x_min") and leaf.needed and not leaf.calibrated
-    ]
-    if missing:
-        raise ValueError(
-            f"{len(missing)} activation ranges were never calibrated ({missing[0]} for one); call "
-            "ib.calibrate(model, batches) first"
-        )
 
 
 def _groups(found: Mapping[str, Any], group: Any, pattern: str) -> dict[str, list[str]]:
@@ -219,7 +212,7 @@ class _Measurement:
         total, right, counted = np.zeros(2), 0, 0
         for batch, wanted in zip(self._batches, self._wanted, strict=True):
             got = self._outputs(self._state, inputs_of(batch), flags)
-            total += np.asarray(_squares(got, wanted, batch.get("attention_mask")), np.float64)
+            total += np.asarray(_squares(got, wanted, inputs_of(batch)), np.float64)
             if "labels" in batch and "logits" in got and _are_classes(batch["labels"], got):
                 labels, answers = batch["labels"], np.argmax(np.asarray(got["logits"]), axis=-1)
                 right += int(np.sum((answers == labels) & (labels != -100)))

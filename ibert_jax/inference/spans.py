@@ -10,15 +10,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ibert_jax.entities import entities
 from ibert_jax.inference.results import Answer, Entities, Entity, Span
 from ibert_jax.inference.tasks import Task, check_texts, softmax, tokens_of
 from ibert_jax.quantize.tensor import value_of
 from ibert_jax.tokenizer import Encoding, Stretch
-
-_OUTSIDE = "O"
-# What may stand before the hyphen of a label, and whether such a word follows on the last one.
-_PREFIXES = {"B": False, "S": False, "U": False, "I": True, "E": True, "L": True}
-_LAST = ("S", "U", "E", "L")
 
 
 class Word(NamedTuple):
@@ -89,26 +85,14 @@ class TokenClassification(Task):
 
 
 def merged(text: str, words: Sequence[Word]) -> tuple[Entity, ...]:
-    """Words that follow each other and belong together, as entities.
+    """Words that follow each other and belong together by their labels, as entities.
 
-    B- begins an entity and I- continues one of its kind (and begins one where there is none);
-    BIOES and BILOU are understood too. Labels without such a prefix continue their like.
+    One whose type has no name is called by its first word's label.
     """
-    groups: list[tuple[str, list[Word]]] = []
-    open_kind: str | None = None
-    for word in words:
-        prefix, hyphen, kind = word.label.partition("-")
-        if not hyphen or prefix not in _PREFIXES:
-            prefix, kind = "I", word.label
-        if kind == _OUTSIDE:
-            open_kind = None
-            continue
-        if _PREFIXES[prefix] and open_kind == kind:
-            groups[-1][1].append(word)
-        else:
-            groups.append((kind, [word]))
-        open_kind = None if prefix in _LAST else kind
-    return tuple(_entity(text, kind, found) for kind, found in groups)
+    return tuple(
+        _entity(text, kind or words[first].label, words[first:end])
+        for kind, first, end in entities([word.label for word in words])
+    )
 
 
 def _entity(text: str, kind: str, words: Sequence[Word]) -> Entity:

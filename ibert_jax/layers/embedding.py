@@ -131,7 +131,7 @@ class QuantEmbedding(Leaf):
         initializer_range: standard deviation of the initial rows.
         per_row: a scale per row rather than one for the table.
         bits: width of the integers.
-        padding_idx: a row that training leaves as it is, as in PyTorch.
+        padding_idx: a row to which look-ups send no gradient, as in PyTorch.
         rngs: the ``params`` stream draws the initial table.
     """
 

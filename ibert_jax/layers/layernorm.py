@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import lax
 
-from ibert_jax.integer.layernorm import FRACTION_BITS, normalize
+from ibert_jax.integer.layernorm import FRACTION_BITS, MAX_CHANNELS, normalize
 from ibert_jax.layers.leaf import Leaf
 from ibert_jax.quantize.constants import Number, divide, multiply, number
 from ibert_jax.quantize.straight_through import straight_through
@@ -87,9 +87,17 @@ class IntLayerNorm(Leaf):
         channels: C.
         eps: what is added to the variance.
         in_float: whether it stays in float once quantized (``force_dequant``).
+
+    Raises:
+        ValueError: more channels than sum in 32 bits.
     """
 
     def __init__(self, channels: int, eps: float, *, in_float: bool = False) -> None:
+        if channels > MAX_CHANNELS:
+            raise ValueError(
+                f"expected a LayerNorm of at most {MAX_CHANNELS} channels, whose integers sum in "
+                f"32 bits, got {channels}"
+            )
         super().__init__()
         self.eps = eps
         self.in_float = in_float

@@ -48,8 +48,9 @@ def calibrate(
     * ``mse``: the range with the smallest mean squared error of rounding and saturation.
     * ``entropy``: the range whose integers keep most of the distribution's information.
 
-    The last three take a histogram, in a second pass over the batches, of the tokens that the
-    attention mask keeps. Where a scale belongs to a channel, so does the choice, except for the
+    The first two see padding, too, as quantization-aware training does: batches padded far beyond
+    their sentences can only widen ranges. The last three take a histogram, in a second pass over
+    the batches, of the tokens that the attention mask keeps. Where a scale belongs to a channel, so does the choice, except for the
     entropy: a channel alone has too few values to compare distributions, so that all channels
     are clipped by one share of their ranges.
 
@@ -170,5 +171,6 @@ def _clip(model: nnx.Module, batches: Batches, method: str, percentile: float) -
     for path, counts in histograms(model, batches, units, pooled=pooled).items():
         act = acts[path]
         limit = jnp.asarray(choose(counts, act.form.bits) * units[path], jnp.float32)
-        act.x_min[...] = jnp.maximum(act.x_min[...], -limit)
-        act.x_max[...] = jnp.minimum(act.x_max[...], limit)
+        # Both ends on both sides: a channel may lie wholly beyond what it is clipped to.
+        act.x_min[...] = jnp.clip(act.x_min[...], -limit, limit)
+        act.x_max[...] = jnp.clip(act.x_max[...], -limit, limit)

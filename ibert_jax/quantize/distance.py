@@ -20,18 +20,35 @@ def outputs_of(result: Any) -> dict[str, jax.Array]:
     return {name: value_of(tensor) for name, tensor in found.items() if tensor is not None}
 
 
+def kept_tokens(batch: Mapping[str, Any], shape: tuple[int, ...]) -> jax.Array | None:
+    """Which rows of a tensor of tokens count, bool of ``shape``: those that a batch's mask keeps.
+
+    Args:
+        batch: a model's arguments by name; None is returned where it has no attention mask.
+        shape: of the tensor, without its channels: [B, T]; [B, S] where the batch asks for so many
+            scored tokens.
+    """
+    mask, scored = batch.get("attention_mask"), batch.get("scored_tokens")
+    if mask is None:
+        return None
+    if scored is not None and shape == scored.shape:
+        mask = jnp.take_along_axis(jnp.asarray(mask), jnp.asarray(scored), axis=1, mode="clip")
+    return mask.reshape(shape) != 0
+
+
 def squares(
-    got: Mapping[str, jax.Array], wanted: Mapping[str, jax.Array], mask: jax.Array | None
+    got: Mapping[str, jax.Array], wanted: Mapping[str, jax.Array], batch: Mapping[str, Any]
 ) -> jax.Array:
     """Float32 [2]: the sum of squared differences, and that of the squared wanted values.
 
-    Tokens that ``mask`` [B, T] excludes do not count.
+    Tokens that the mask of ``batch``, the arguments by name, excludes do not count.
     """
     total = jnp.zeros(2, jnp.float32)
     for name, want in wanted.items():
         pair = jnp.stack([jnp.square(got[name] - want), jnp.square(want)])
-        if mask is not None and (want.ndim == 3 or name in _PER_TOKEN):
-            kept = (mask != 0).reshape(want.shape[:2]).astype(jnp.float32)
-            pair = pair * kept.reshape(1, *kept.shape, *(1,) * (want.ndim - 2))
+        tokens = want.ndim == 3 or name in _PER_TOKEN
+        kept = kept_tokens(batch, want.shape[:2]) if tokens else None
+        if kept is not None:
+            pair = pair * kept.astype(jnp.float32).reshape(1, *kept.shape, *(1,) * (want.ndim - 2))
         total += jnp.sum(pair, axis=tuple(range(1, pair.ndim)))
     return total

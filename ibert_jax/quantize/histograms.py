@@ -10,6 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from ibert_jax.quantize.distance import kept_tokens
+
 POOLED_BINS, CHANNEL_BINS = 2048, 256
 """Of one histogram for the whole tensor, and of those of its channels."""
 
@@ -69,21 +71,20 @@ class _Counter:
         batch: Mapping[str, jax.Array],
     ) -> None:
         self._found, self._name, self._unit, self._pooled = found, name, unit, pooled
-        self._mask = batch.get("attention_mask")
+        self._batch = batch
 
     def __call__(self, value: jax.Array) -> None:
-        counted = jnp.ones(value.shape[:-1], jnp.int32)
-        if self._mask is not None and value.ndim == 3:
-            counted = (self._mask.reshape(counted.shape) != 0).astype(jnp.int32)
+        kept = kept_tokens(self._batch, value.shape[:-1]) if value.ndim == 3 else None
+        counted = jnp.ones(value.shape[:-1], bool) if kept is None else kept
         self._found[self._name] = _count(value, counted, jnp.asarray(self._unit), self._pooled)
 
 
 def _count(value: jax.Array, counted: jax.Array, unit: jax.Array, pooled: bool) -> jax.Array:
-    """A histogram of float32 [..., C]: int32 [B] or [C, B]; ``counted`` int32 0/1 [...]."""
+    """A histogram of float32 [..., C]: int32 [B] or [C, B]; ``counted`` bool [...]."""
     bins, channels = POOLED_BINS if pooled else CHANNEL_BINS, value.shape[-1]
     share = jnp.abs(value).reshape(-1, channels) / jnp.broadcast_to(unit, (1, channels))
     index = jnp.clip((share * bins).astype(jnp.int32), 0, bins - 1)
-    added = jnp.broadcast_to(counted.reshape(-1, 1), index.shape).reshape(-1)
+    added = jnp.broadcast_to(counted.astype(jnp.int32).reshape(-1, 1), index.shape).reshape(-1)
     if not pooled:
         index = index + bins * jnp.arange(channels, dtype=jnp.int32)[None]
     size = bins if pooled else bins * channels

@@ -62,7 +62,7 @@ def search_migration(model: nnx.Module, batches: Sequence[Mapping[str, Any]]) ->
     @jax.jit
     def distance(state: Any, batch: Any, want: Any) -> jax.Array:
         got = outputs_of(nnx.merge(graph, state)(**batch, return_dict=True))
-        return squares(got, want, batch.get("attention_mask"))
+        return squares(got, want, batch)
 
     found = {}
     for alpha in ALPHAS:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -125,7 +126,9 @@ def _regressed(row: Row, task: Task, labels: Labels) -> TextExample:
     try:
         value = float(cell)
     except (TypeError, ValueError):
-        raise ValueError(f"expected a number, got {cell!r} in {row.where}") from None
+        value = math.nan
+    if not math.isfinite(value):
+        raise ValueError(f"expected a number, got {cell!r} in {row.where}")
     return _sentences(row, task, value)
 
 

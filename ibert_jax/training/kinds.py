@@ -223,7 +223,7 @@ def _measure_masked(
 KINDS: Mapping[str, Kind] = {
     "classification": Kind(
         models.IBertForSequenceClassification,
-        {},
+        {"problem_type": "single_label_classification"},
         _label_loss,
         _best,
         _label_answers,

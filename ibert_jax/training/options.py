@@ -49,7 +49,9 @@ class TrainOptions:
       accumulate: equal parts of a batch, computed one after the other to save memory; the step
         stays one step on the gradient of the whole batch.
       bfloat16: the float stages round the operands of matmuls to bfloat16 on GPUs and TPUs;
-        sums, activations, weights and the optimizer's state stay float32.
+        sums, activations, weights and the optimizer's state stay float32. Without it they are what
+        JAX makes of float32 there: TensorFloat-32 on newer GPUs, unless
+        `jax.default_matmul_precision` says otherwise.
       devices: how many local devices share each batch. None: as many as can have equal shares.
       max_length: tokens at which an example is cut; questions have windows of so many. None:
         the task's.
@@ -155,6 +157,9 @@ class TrainOptions:
         """Every value out of range, as `name must be ..., got ...`."""
         if not self.train_files and not self.task.hub:
             yield "train_files must name at least one file, got none"
+        tagging = self.task.kind == "token_classification"
+        if not self.train_files and tagging and self.task.labels is None:
+            yield "labels must be named for tags of the hub, which only files are searched for"
         if self.select_best and not self.evaluates:
             yield "select_best needs a dev_file, got none"
         for name, least in _LEAST.items():

@@ -13,6 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from ibert_jax.entities import entities
+
 
 def classification_scores(predicted: np.ndarray, right: np.ndarray) -> dict[str, float]:
     """Accuracy, `correct` of `total`, Matthews' correlation, and F1 of class 1.
@@ -56,7 +58,7 @@ def entity_scores(
 ) -> dict[str, float]:
     """Precision, recall and F1 of whole entities (as conlleval counts), accuracy of tags.
 
-    predicted, right: tags of sentences, O, B-x and I-x.
+    predicted, right: tags of sentences, as `entities` understands them.
     """
     said = [{(i, *span) for span in entities(tags)} for i, tags in enumerate(predicted)]
     truth = [{(i, *span) for span in entities(tags)} for i, tags in enumerate(right)]
@@ -69,23 +71,6 @@ def entity_scores(
         "f1": 2 * hits / (found + wanted) if found + wanted else 0.0,
         "accuracy": sum(mine == theirs for mine, theirs in tags) / len(tags),
     }
-
-
-def entities(tags: Sequence[str]) -> list[tuple[str, int, int]]:
-    """The entities of a sentence: type, first word, word after the last.
-
-    An entity starts at B-x, or at I-x that does not continue an entity of type x.
-    """
-    found: list[tuple[str, int, int]] = []
-    start, kind = 0, ""
-    for index, tag in enumerate((*tags, "O")):
-        prefix, _, name = tag.partition("-")
-        if kind and not (prefix == "I" and name == kind):
-            found.append((kind, start, index))
-            kind = ""
-        if not kind and prefix in ("B", "I"):
-            start, kind = index, name
-    return found
 
 
 def answer_scores(predicted: Sequence[str], right: Sequence[Sequence[str]]) -> dict[str, float]:

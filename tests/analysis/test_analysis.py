@@ -95,8 +95,11 @@ def test_what_cannot_be_measured_is_refused(model: ib.IBertForSequenceClassifica
     with pytest.raises(ValueError, match=r"leaves='decoder.\*' matches no leaf"):
         ib.sensitivity(model, [BATCH], leaves="decoder.*")
     fresh = ib.IBertForSequenceClassification(model.config, rngs=nnx.Rngs(0))
-    with pytest.raises(ValueError, match="never calibrated"):
-        ib.sensitivity(fresh, [BATCH])
+    before = fresh.tensors()
+    for refused in (ib.sensitivity, ib.correct_biases):
+        with pytest.raises(ValueError, match="never calibrated"):
+            refused(fresh, [BATCH])
+    assert all(np.array_equal(value, before[name]) for name, value in fresh.tensors().items())
 
 
 def test_the_report_of_a_calibration(model: ib.IBertForSequenceClassification) -> None:

@@ -11,6 +11,7 @@ from flax import nnx
 
 import ibert_jax as ib
 from ibert_jax.proof.saturation import at_the_ends, saturation
+from ibert_jax.quantize.distance import kept_tokens
 from ibert_jax.quantize.migration import search_migration
 
 pytestmark = pytest.mark.usefixtures("unoptimized")
@@ -76,6 +77,29 @@ def test_sensitivity_is_of_the_tokens_that_count_in_all_batches(kind: str) -> No
     assert alone[0] != pytest.approx(alone[1], rel=1e-3)
     assert everything(batch(4, 9, 3, filler=40)) == pytest.approx(alone[0], rel=1e-4)
     assert everything(one, two) == pytest.approx(everything(two, one), rel=1e-5)
+
+
+def test_of_scored_tokens_those_count_that_the_mask_keeps() -> None:
+    """A masked language model that is asked for some tokens, among them one of padding."""
+    model, seen = calibrated("IBertForMaskedLM"), batch(4, 9, 3)
+    seen["attention_mask"] = (np.arange(9) < np.full((4, 1), 5)).astype(np.int32)
+    one, other = ({**seen, "scored_tokens": np.tile(s, (4, 1))} for s in ([1, 3], [1, 3, 7]))
+    assert kept_tokens(other, (4, 3)).tolist() == [[True, True, False]] * 4
+    assert kept_tokens(other, (4, 9)).tolist() == (seen["attention_mask"] == 1).tolist()
+    assert kept_tokens({"scored_tokens": other["scored_tokens"]}, (4, 3)) is None
+
+    found = [ib.sensitivity(model, [asked], leaves="*.query").everything for asked in (one, other)]
+    assert found[0] == pytest.approx(found[1], rel=1e-5) and found[0] > 0
+    assert search_migration(model, [one]) == pytest.approx(search_migration(model, [other]), 1e-4)
+    model.quantize(True)
+    whole = shifts(model, [seen])
+    for name, shift in shifts(model, [other]).items():  # every token tells of biases
+        np.testing.assert_allclose(shift, whole[name], rtol=0, atol=1e-6)
+    ends = []
+    for asked in (one, other):
+        acts = ib.calibrate(model, [asked], "mse").leaves()
+        ends.append(np.asarray(acts["lm_head.output_act"].absolute_range()))
+    assert ends[0].tolist() == ends[1].tolist()
 
 
 def test_ignored_labels_take_no_part_in_accuracy() -> None:

@@ -148,6 +148,7 @@ def test_entities_of_long_texts(tokenizer: Tokenizer) -> None:
         ("B-A E-A I-A S-A", ["A:ab", "A:c", "A:d"]),  # BIOES
         ("U-A U-A B-A L-A", ["A:a", "A:b", "A:cd"]),  # BILOU
         ("A A B O", ["A:ab", "B:c"]),  # no scheme
+        ("B I O B", ["B:ab", "B:d"]),  # no types
         ("O O O", []),
     ],
 )

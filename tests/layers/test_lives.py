@@ -157,6 +157,12 @@ def frozen_equals_with_offset(act: QuantAct, x: QuantizedTensor) -> QuantizedTen
     return result
 
 
+def test_more_channels_than_can_be_summed_are_refused() -> None:
+    IntLayerNorm(4095, 1e-5)
+    with pytest.raises(ValueError, match=r"at most 4095 channels, .* got 4096"):
+        IntLayerNorm(4096, 1e-5)
+
+
 def test_layernorm_eps_is_the_specification() -> None:
     for eps in (0.0, 1e-12, 1e-5, 1.0):
         for scale in (2.0**-52, 2.0**-16 * 1.5, 0.25, 2.0**20):

@@ -12,6 +12,7 @@ from flax import nnx
 
 import ibert_jax as ib
 from ibert_jax.layers.activation import QuantAct
+from ibert_jax.layers.layernorm import IntLayerNorm
 from ibert_jax.quantize.calibration import METHODS
 from ibert_jax.quantize.histograms import CHANNEL_BINS, POOLED_BINS, histograms
 from ibert_jax.quantize.migration import balanced_exponents, search_migration
@@ -72,6 +73,20 @@ def test_methods_narrow_what_enters_a_matmul(method: str, widest: dict[str, np.n
     assert narrowed
     momenta = {leaf.momentum for leaf in model.leaves().values() if isinstance(leaf, QuantAct)}
     assert momenta == {model.config.quantization.momentum}
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_channels_that_never_change_their_sign(method: str) -> None:
+    """Small around a large mean, as outlier channels of LayerNorms are; clipped, they stay."""
+    model = make()
+    for norm in (m for _, m in nnx.iter_modules(model) if isinstance(m, IntLayerNorm)):
+        norm.weight[...] = norm.weight[...].at[3].set(0.01).at[5].set(0.01)
+        norm.bias[...] = norm.bias[...].at[3].set(30.0).at[5].set(-30.0)
+    ib.calibrate(model, BATCHES, method, percentile=80)
+    for path, leaf in model.leaves().items():
+        if isinstance(leaf, QuantAct) and leaf.needed:
+            assert leaf.calibrated and (leaf.x_min[...] <= leaf.x_max[...]).all(), path
+    assert np.unique(ib.freeze(model).integers(**BATCHES[0]).logits).size > 1
 
 
 def test_what_calibrate_does_not_know_is_refused() -> None:

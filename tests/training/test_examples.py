@@ -94,6 +94,9 @@ def test_numbers(tmp_path: Path) -> None:
     path = write(tmp_path / "a.tsv", "sentence1\tsentence2\tlabel\na\tb\t2.5\nc\td\tmuch\n")
     with pytest.raises(ValueError, match="expected a number, got 'much' in line 3"):
         read(path, load_task("stsb"))
+    path = write(path, "sentence1\tsentence2\tlabel\na\tb\tnan\n")
+    with pytest.raises(ValueError, match="expected a number, got 'nan' in line 2"):
+        read(path, load_task("stsb"))
     path = write(path, "sentence1\tsentence2\tlabel\na\tb\t2.5\n")
     assert read(path, load_task("stsb")) == [TextExample("a", "b", 2.5)]
 

@@ -255,6 +255,7 @@ def test_bits_as_asked_for(make_options: MakeOptions, tmp_path: Path) -> None:
     bits = [quantization.width("weight_bits", path) for path in ("encoder.x", "classifier.dense")]
     assert bits == [4, 8]
     assert (quantization.momentum, config.force_dequant) == (-1, "gelu")
+    assert config.problem_type == "single_label_classification"  # whatever the checkpoint was
     assert TrainOptions(**options.to_dict()) == options  # JSON has lists, which mean the same
 
 

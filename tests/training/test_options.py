@@ -10,6 +10,9 @@ import pytest
 from ibert_jax.training.metrics import MetricsLog
 from ibert_jax.training.options import TrainOptions
 from ibert_jax.training.rundir import RunDirectory
+from ibert_jax.training.tasks import Task
+
+TAGS_OF_THE_HUB = Task("tags", "token_classification", hub=("some/data",))
 
 
 def make_options(**changes: Any) -> TrainOptions:
@@ -20,6 +23,7 @@ def make_options(**changes: Any) -> TrainOptions:
     ("changes", "message"),
     [
         ({"train_files": ()}, "train_files must name at least one file"),
+        ({"train_files": (), "task": TAGS_OF_THE_HUB}, "labels must be named for tags of the hub"),
         ({"labels": ("a", "a")}, "labels must differ"),
         ({"select_best": True}, "select_best needs a dev_file"),
         ({"task": "nonsense"}, "expected a task's name .*wikitext2.* got 'nonsense'"),

@@ -57,6 +57,10 @@ def test_correlations_by_hand() -> None:
         ("I-a I-a O I-a", [("a", 0, 2), ("a", 3, 4)]),
         ("O O", []),
         ("B-creative-work I-creative-work", [("creative-work", 0, 2)]),
+        ("S-a B-a E-a I-a", [("a", 0, 1), ("a", 1, 3), ("a", 3, 4)]),
+        ("U-a B-b I-b L-b", [("a", 0, 1), ("b", 1, 4)]),
+        ("B I O B B I-a", [("", 0, 2), ("", 3, 4), ("", 4, 5), ("a", 5, 6)]),
+        ("a a b O", [("a", 0, 2), ("b", 2, 3)]),
     ],
 )
 def test_entities(tags: str, spans: list[tuple[str, int, int]]) -> None:
