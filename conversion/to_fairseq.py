@@ -3,7 +3,8 @@
     python -m conversion.to_fairseq DIRECTORY model.pt [--like ORIGINAL.pt]
 
 With ``--like`` the result is the original with the tensors of DIRECTORY in the place of its own:
-its generation of keys, its settings, its other heads. Without, keys are those of the newer
+its generation of keys, its settings, its other heads (a language model's weight that was the word
+embeddings' stays theirs). Without, which takes a masked language model, keys are those of the newer
 generation and the settings are the few that define the network.
 """
 
@@ -51,6 +52,11 @@ def convert(
     directory, path = Path(directory), Path(path)
     checkpoint = read_checkpoint(directory)
     problems = _obstacles(checkpoint)
+    if like is None and checkpoint.head != "masked_lm":
+        problems.append(
+            "fairseq loads nothing without a masked language model's head, and the directory has "
+            f"that of {checkpoint.head}: give an original that has one (--like)"
+        )
     if problems:
         raise CheckpointError(directory, problems)
     original: dict[str, np.ndarray] = {}
@@ -65,6 +71,18 @@ def convert(
     generation = fairseq_keys.generation_of(original)
     state = fairseq_keys.spelled(tensors, generation)
     if like is not None:
+        if checkpoint.config.quant_mode and not any(key.endswith(".x_min") for key in original):
+            problem = (
+                "it is a float checkpoint, without a place for the directory's ranges: give a "
+                'quantized original, or set "quant_mode" to false in config.json'
+            )
+            raise CheckpointError(like, [problem])
+        tied, table = (
+            f"{generation.prefix}{name}"
+            for name in (fairseq_keys.TIED, f"{fairseq_keys.ENCODER}.embed_tokens.weight")
+        )
+        if tied in original and np.array_equal(original[tied], original[table]):
+            state[tied] = state[table]
         state = _merged(state, original, Path(like))
         content = {**load_pickle(like), "model": _torch(state)}
     else:

@@ -45,13 +45,20 @@ def _download(name: str) -> Path:
     from huggingface_hub import snapshot_download
 
     try:
-        return Path(snapshot_download(name, allow_patterns=list(_FETCHED)))
+        found = Path(snapshot_download(name, allow_patterns=list(_FETCHED)))
     except Exception as error:  # network, hub and cache each fail in ways of their own
         raise FileNotFoundError(
             f"{name} is neither a directory here ({Path(name).absolute()} does not exist) nor a "
             f"model that could be downloaded from the Hugging Face hub ({_reason(error)}); give a "
             f"local directory that holds {CONFIG_FILE} and {WEIGHTS_FILE}, or correct the id"
         ) from None
+    if (found / CONFIG_FILE).is_file() and not any(found.glob("*.safetensors")):
+        raise FileNotFoundError(
+            f"the hub's {name} has no {WEIGHTS_FILE}, and pickles are not opened here: fetch it, "
+            f"`hf download {name} --local-dir DIRECTORY`, and convert it, `python -m "
+            "conversion.from_bin` or save_pretrained in transformers"
+        )
+    return found
 
 
 def _reason(error: Exception) -> str:

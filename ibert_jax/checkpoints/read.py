@@ -24,7 +24,7 @@ from ibert_jax.checkpoints.files import (
     open_weights,
     sha256,
 )
-from ibert_jax.config import IBertConfig
+from ibert_jax.config import MODEL_TYPES, IBertConfig
 from ibert_jax.files import read_json_object
 
 _POSITIONS = "embeddings.position_embeddings.weight"
@@ -103,7 +103,7 @@ def read_checkpoint(
     if problems or config is None:
         raise CheckpointError(directory, problems)
 
-    model_type = str(raw.get("model_type", "ibert"))
+    model_type = str(raw["model_type"])
     declared = keys.declared_head(raw.get("architectures"))
     if head is None:
         head = declared if declared and declared in keys.HEADS else "model"
@@ -142,7 +142,7 @@ def missing_from_head(directory: Path, head: str) -> tuple[str, ...]:
     entries = open_weights(directory, problems)
     if problems or config is None:
         return ()
-    model_type = str(raw.get("model_type", "ibert"))
+    model_type = str(raw["model_type"])
     declared = keys.declared_head(raw.get("architectures"))
     found = _sort(entries, config, model_type, head, declared, problems)
     stored = {*found.parameters, *(keys.COPIES[name] for name in found.copies)}
@@ -165,6 +165,12 @@ def _read_config(
 ) -> tuple[dict[str, Any], IBertConfig | None]:
     try:
         raw = read_json_object(directory / CONFIG_FILE)
+        if not raw.get("model_type"):
+            # A BERT taken for a RoBERTa has every shape right, and every position wrong.
+            problems.append(
+                f'{CONFIG_FILE} does not say what the model is: add "model_type": "bert" to it, or '
+                f"another of {', '.join(MODEL_TYPES)}"
+            )
         return raw, IBertConfig.from_dict(raw).replace(**overrides)
     except FileNotFoundError:
         problems.append(f"{CONFIG_FILE} is missing")

@@ -185,7 +185,11 @@ def _running_sum(graph: Graph, eqn: Any, operands: list[Value]) -> str:
 
 
 def _rows(graph: Graph, eqn: Any, operands: list[Value]) -> str:
-    """A gather along one axis, the others whole; indices outside are taken to the nearest end."""
+    """A gather along one axis, the others whole.
+
+    Indices outside, which a call of the program refuses, are an error of whoever runs the file;
+    negative ones, which ONNX counts from the end, are made such.
+    """
     table, indices = operands
     numbers, rank = eqn.params["dimension_numbers"], len(indices.shape) - 1
     (axis, *others) = numbers.start_index_map
@@ -200,13 +204,18 @@ def _rows(graph: Graph, eqn: Any, operands: list[Value]) -> str:
         raise NotImplementedError("a gather of this form has none in ONNX here")
     flat = graph.node("Reshape", graph.name_of(indices), graph.shape(indices.shape[:-1]))
     if isinstance(table.shape[axis], int):
-        last = graph.integer(table.shape[axis] - 1)
-        flat = graph.node("Min", graph.node("Max", flat, graph.integer(0)), last)
+        negative = graph.node("Less", flat, graph.integer(0))
+        flat = graph.node("Where", negative, graph.integer(table.shape[axis]), flat)
     return graph.node("Gather", graph.name_of(table), flat, axis=axis)
 
 
 def _product(graph: Graph, eqn: Any, operands: list[Value]) -> str:
-    """A product of 8-bit tensors: MatMulInteger on [..., M, K] and [..., K, N]."""
+    """A product of 8-bit tensors: MatMulInteger on [..., M, K] and [..., K, N].
+
+    Both operands are made uint8 around 128: for uint8 by int8 ONNX Runtime takes an instruction
+    that saturates sums of two products at 16 bits on x86 without VNNI, and a plain loop for int8 by
+    int8 (its documentation, "quantization", on U8S8 and S8S8).
+    """
     p = eqn.params
     ((a_contract, b_contract), (a_batch, b_batch)) = p.get("dimension_numbers") or p["dimensions"]
     a, b, *_ = operands  # what else `dot_u8_s8` takes does not change its result
@@ -224,11 +233,21 @@ def _product(graph: Graph, eqn: Any, operands: list[Value]) -> str:
             return graph.constant(x.transpose(axes))
         return graph.node("Transpose", x.name, perm=axes)
 
+    def unsigned(x: Value, axes: tuple[int, ...]) -> tuple[str, str]:
+        """As uint8, and its zero point."""
+        if _dtype(x) == np.uint8:
+            return turned(x, axes), graph.integer(0, np.uint8)
+        zero = graph.integer(128, np.uint8)
+        if isinstance(x, np.ndarray):
+            return turned((x.view(np.uint8) ^ 128), axes), zero
+        wide = graph.node("Add", graph.cast(turned(x, axes), np.int32), graph.integer(128))
+        return graph.cast(wide, np.uint8), zero
+
     if len(b.shape) != len(b_batch) + 2 or (a_batch and len(a.shape) != len(a_batch) + 2):
         raise NotImplementedError("a product of this form has none in ONNX here")
-    left = turned(a, order(a, a_batch, a_contract, True))
-    right = turned(b, order(b, b_batch, b_contract, False))
-    return graph.node("MatMulInteger", left, right)
+    left = unsigned(a, order(a, a_batch, a_contract, True))
+    right = unsigned(b, order(b, b_batch, b_contract, False))
+    return graph.node("MatMulInteger", *left[:1], *right[:1], *left[1:], *right[1:])
 
 
 def _dimension(graph: Graph, eqn: Any, operands: list[Value]) -> str:

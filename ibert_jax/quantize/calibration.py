@@ -50,9 +50,9 @@ def calibrate(
 
     The first two see padding, too, as quantization-aware training does: batches padded far beyond
     their sentences can only widen ranges. The last three take a histogram, in a second pass over
-    the batches, of the tokens that the attention mask keeps. Where a scale belongs to a channel, so does the choice, except for the
-    entropy: a channel alone has too few values to compare distributions, so that all channels
-    are clipped by one share of their ranges.
+    the batches, of the tokens that the attention mask keeps. Where a scale belongs to a channel,
+    so does the choice, except for the entropy: a channel alone has too few values to compare
+    distributions, so that all channels are clipped by one share of their ranges.
 
     Args:
         model: one of this package's models; changed in place. Ranges that it already has are

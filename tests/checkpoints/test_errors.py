@@ -95,6 +95,15 @@ def test_broken_config(directory: Path):
     assert "hidden_act must be 'gelu'" in problems(directory)[0]
 
 
+def test_what_does_not_say_what_it_is(directory: Path):
+    """Taken for a RoBERTa, a BERT would have every position wrong."""
+    config = json.loads((directory / "config.json").read_text())
+    del config["model_type"]
+    (directory / "config.json").write_text(json.dumps(config))
+    with pytest.raises(CheckpointError, match=r'does not say .* add "model_type": "bert" to it'):
+        read_checkpoint(directory)
+
+
 def test_everything_wrong_with_the_tensors_at_once(directory: Path):
     def damage(stored: dict[str, np.ndarray]) -> None:
         del stored[f"ibert.{WORDS}"]

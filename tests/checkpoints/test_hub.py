@@ -38,6 +38,17 @@ def test_an_id_is_downloaded_without_pickles(
     assert not [pattern for pattern in patterns if "bin" in pattern and "bpe" not in pattern]
 
 
+def test_a_model_of_pickles_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """What is missing was not fetched, and would not be opened."""
+    (tmp_path / "config.json").write_text("{}")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda name, **_: str(tmp_path))
+    with pytest.raises(FileNotFoundError, match=r"hf download org/model .* conversion\.from_bin"):
+        locate("org/model")
+    (tmp_path / "model-00001-of-00002.safetensors").touch()
+    assert locate("org/model") == tmp_path
+
+
 def test_offline_says_both_readings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """The real huggingface_hub, told to stay offline as in every test, with an empty cache."""
     monkeypatch.chdir(tmp_path)

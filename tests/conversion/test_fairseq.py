@@ -12,7 +12,7 @@ import transformers
 
 from conversion import from_fairseq, to_fairseq
 from ibert_jax.checkpoints import CheckpointError, read_checkpoint
-from ibert_jax.models import IBertForMaskedLM
+from ibert_jax.models import IBertForMaskedLM, IBertModel
 from ibert_jax.models.pretrained import IBertPreTrainedModel
 
 from .conftest import arguments, fairseq_state
@@ -127,6 +127,28 @@ def test_without_a_head(tmp_path: Path, hub_file: Path):
     )
 
 
+def test_the_language_model_s_weight_stays_that_of_the_embeddings(tmp_path: Path, masked_lm: Any):
+    """fairseq has one parameter for both, and what the file says of the head is read last."""
+    torch.save({"args": arguments(), "model": fairseq_state(masked_lm)}, tmp_path / "like.pt")
+    from_fairseq.convert(tmp_path / "like.pt", tmp_path / "ours", head="model")
+    model = IBertModel.from_pretrained(tmp_path / "ours")
+    table = model.get_input_embeddings().weight
+    table[...] = table[...] + 1
+    model.save_pretrained(tmp_path / "trained")
+    to_fairseq.convert(tmp_path / "trained", tmp_path / "back.pt", like=tmp_path / "like.pt")
+    back = from_fairseq.load_pickle(tmp_path / "back.pt")["model"]
+    names = ("encoder.sentence_encoder.embed_tokens.weight", "encoder.lm_head.weight")
+    for name in names:
+        np.testing.assert_array_equal(back[name].numpy(), np.asarray(table[...]))
+
+
+def test_what_would_not_load_is_not_written(tmp_path: Path, hub_file: Path):
+    from_fairseq.convert(hub_file, tmp_path / "ours", head="model")
+    with pytest.raises(CheckpointError, match="give an original that has one"):
+        to_fairseq.convert(tmp_path / "ours", tmp_path / "back.pt")
+    assert not (tmp_path / "back.pt").exists()
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_returns_as_such(tmp_path: Path, classifier: Any, dtype: torch.dtype):
     state = {key: tensor.to(dtype) for key, tensor in fairseq_state(classifier).items()}
@@ -149,6 +171,18 @@ def quantized_state(model: Any) -> dict[str, torch.Tensor]:
             state[f"{layer}.self_attn.attn_probs_act.{name}"] = torch.zeros(1)
         state |= {f"{layer}.activation_fn_approx.{name}": value for name, value in idle.items()}
     return state
+
+
+def test_ranges_are_not_dropped(tmp_path: Path, quantized: Any):
+    state = quantized_state(quantized)
+    content = {"args": arguments(quant_mode="symmetric", force_dequant="none"), "model": state}
+    torch.save(content, tmp_path / "model.pt")
+    from_fairseq.convert(tmp_path / "model.pt", tmp_path / "ours")
+    trained = {k: v for k, v in state.items() if k.endswith((".weight", ".bias"))}
+    torch.save({"args": arguments(), "model": trained}, tmp_path / "float.pt")
+    with pytest.raises(CheckpointError, match="float checkpoint, without a place for the direct"):
+        to_fairseq.convert(tmp_path / "ours", tmp_path / "back.pt", like=tmp_path / "float.pt")
+    assert not (tmp_path / "back.pt").exists()
 
 
 def test_a_quantized_checkpoint_brings_its_ranges_and_returns(tmp_path: Path, quantized: Any):

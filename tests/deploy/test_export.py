@@ -130,6 +130,29 @@ def test_onnx_runtime_gives_the_same_integers(folder: Path, program: ib.IntegerM
         np.testing.assert_array_equal(got, want)
 
 
+def test_onnx_runtime_refuses_what_the_program_refuses(folder: Path) -> None:
+    one = np.ones((1, 4), np.int32)
+    too_long = np.ones((1, 41), np.int32)
+    for ids in (np.full((1, 4), 90, np.int32), np.full((1, 4), -1, np.int32), too_long):
+        with pytest.raises(Exception, match="indices element out of data bounds"):
+            run_onnx(folder, [ids, np.ones_like(ids), np.zeros_like(ids)])
+    run_onnx(folder, [one, one, 0 * one])
+
+
+def test_onnx_runtime_has_an_exact_kernel_for_every_product_everywhere(folder: Path) -> None:
+    """For uint8 by int8 it saturates sums of two products on x86 without VNNI."""
+    graph = onnx.load(folder / "integer_program.onnx").graph
+    kinds = {c.name: c.data_type for c in graph.initializer}
+    casts = {n.output[0]: n.attribute[0].i for n in graph.node if n.op_type == "Cast"}
+    products = [node for node in graph.node if node.op_type == "MatMulInteger"]
+    assert len(products) > 12
+    for node in products:
+        assert len(node.input) == 4
+        assert {kinds[name] for name in node.input[2:]} == {onnx.TensorProto.UINT8}
+        right = kinds.get(node.input[1], casts.get(node.input[1]))
+        assert right in (onnx.TensorProto.UINT8, None)  # None: turned, and of the same kind
+
+
 def test_onnx_holds_no_float(folder: Path) -> None:
     model = onnx.load(folder / "integer_program.onnx")
     onnx.checker.check_model(model)
