@@ -187,8 +187,9 @@ def _running_sum(graph: Graph, eqn: Any, operands: list[Value]) -> str:
 def _rows(graph: Graph, eqn: Any, operands: list[Value]) -> str:
     """A gather along one axis, the others whole.
 
-    Indices outside, which a call of the program refuses, are an error of whoever runs the file;
-    negative ones, which ONNX counts from the end, are made such.
+    Indices outside, which a call of the program refuses, are an error of whoever runs the file, and
+    negative ones, which ONNX would count from the end, are made such. (The program itself counts
+    those from the end that are given to it, as NumPy does.)
     """
     table, indices = operands
     numbers, rank = eqn.params["dimension_numbers"], len(indices.shape) - 1

@@ -91,7 +91,7 @@ def test_unknown_head(directory: Path):
 
 
 def test_broken_config(directory: Path):
-    (directory / "config.json").write_text('{"hidden_act": "relu"}')
+    (directory / "config.json").write_text('{"model_type": "bert", "hidden_act": "relu"}')
     assert "hidden_act must be 'gelu'" in problems(directory)[0]
 
 

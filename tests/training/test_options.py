@@ -12,7 +12,7 @@ from ibert_jax.training.options import TrainOptions
 from ibert_jax.training.rundir import RunDirectory
 from ibert_jax.training.tasks import Task
 
-TAGS_OF_THE_HUB = Task("tags", "token_classification", hub=("some/data",))
+TAGS_OF_THE_HUB = Task(name="tags", kind="token_classification", hub=("some/data",))
 
 
 def make_options(**changes: Any) -> TrainOptions:
