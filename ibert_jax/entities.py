@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-OUTSIDE = "O"
+_OUTSIDE = "O"
 _CONTINUES = {"B": False, "S": False, "U": False, "I": True, "E": True, "L": True}
 """What may stand before the hyphen of a tag, and whether such a word follows on the last one."""
 _LAST = ("S", "U", "E", "L")
@@ -25,7 +25,7 @@ def entities(tags: Sequence[str]) -> list[tuple[str, int, int]]:
         prefix, hyphen, kind = tag.partition("-")
         if prefix not in (_CONTINUES if hyphen else _BARE):
             prefix, kind = "I", tag
-        if kind == OUTSIDE:
+        if kind == _OUTSIDE:
             open_kind = None
             continue
         if _CONTINUES[prefix] and open_kind == kind:

@@ -240,15 +240,15 @@ def _product(graph: Graph, eqn: Any, operands: list[Value]) -> str:
             return turned(x, axes), graph.integer(0, np.uint8)
         zero = graph.integer(128, np.uint8)
         if isinstance(x, np.ndarray):
-            return turned((x.view(np.uint8) ^ 128), axes), zero
+            return turned(x.view(np.uint8) ^ 128, axes), zero
         wide = graph.node("Add", graph.cast(turned(x, axes), np.int32), graph.integer(128))
         return graph.cast(wide, np.uint8), zero
 
     if len(b.shape) != len(b_batch) + 2 or (a_batch and len(a.shape) != len(a_batch) + 2):
         raise NotImplementedError("a product of this form has none in ONNX here")
-    left = unsigned(a, order(a, a_batch, a_contract, True))
-    right = unsigned(b, order(b, b_batch, b_contract, False))
-    return graph.node("MatMulInteger", *left[:1], *right[:1], *left[1:], *right[1:])
+    left, left_zero = unsigned(a, order(a, a_batch, a_contract, True))
+    right, right_zero = unsigned(b, order(b, b_batch, b_contract, False))
+    return graph.node("MatMulInteger", left, right, left_zero, right_zero)
 
 
 def _dimension(graph: Graph, eqn: Any, operands: list[Value]) -> str:
