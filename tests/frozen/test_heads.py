@@ -258,7 +258,7 @@ def test_every_head_is_saved_and_loaded(kind: str, tmp_path: Path) -> None:
     head = trained(kind)
     head.program.save(tmp_path)
     loaded = ib.IntegerModel.load(tmp_path)
-    assert loaded == dataclasses.replace(head.program, tensors=loaded.tensors)
+    assert jax.tree.structure(loaded) == jax.tree.structure(head.program)
     for a, b in zip(loaded.tensors, head.program.tensors, strict=True):
         assert a.dtype == b.dtype and np.array_equal(a, b)
     assert loaded.kind is type(head.model)
