@@ -51,12 +51,7 @@ def convert(
     """
     directory, path = Path(directory), Path(path)
     checkpoint = read_checkpoint(directory)
-    problems = _obstacles(checkpoint)
-    if like is None and checkpoint.head != "masked_lm":
-        problems.append(
-            "fairseq loads nothing without a masked language model's head, and the directory has "
-            f"that of {checkpoint.head}: give an original that has one (--like)"
-        )
+    problems = _obstacles(checkpoint, alone=like is None)
     if problems:
         raise CheckpointError(directory, problems)
     original: dict[str, np.ndarray] = {}
@@ -71,19 +66,13 @@ def convert(
     generation = fairseq_keys.generation_of(original)
     state = fairseq_keys.spelled(tensors, generation)
     if like is not None:
-        if checkpoint.config.quant_mode and not any(key.endswith(".x_min") for key in original):
-            problem = (
-                "it is a float checkpoint, without a place for the directory's ranges: give a "
-                'quantized original, or set "quant_mode" to false in config.json'
-            )
-            raise CheckpointError(like, [problem])
         tied, table = (
             f"{generation.prefix}{name}"
             for name in (fairseq_keys.TIED, f"{fairseq_keys.ENCODER}.embed_tokens.weight")
         )
         if tied in original and np.array_equal(original[tied], original[table]):
-            state[tied] = state[table]
-        state = _merged(state, original, Path(like))
+            state[tied] = state[table]  # one parameter in fairseq, which reads this one last
+        state = _merged(state, original, Path(like), quantized=checkpoint.config.quant_mode)
         content = {**load_pickle(like), "model": _torch(state)}
     else:
         content = {"args": _arguments(checkpoint.config), "model": _torch(state)}
@@ -95,7 +84,8 @@ def convert(
         temporary.unlink(missing_ok=True)
 
 
-def _obstacles(checkpoint: Checkpoint) -> list[str]:
+def _obstacles(checkpoint: Checkpoint, *, alone: bool) -> list[str]:
+    """What keeps a checkpoint from becoming fairseq's; ``alone``, without an original."""
     config, problems = checkpoint.config, []
     if checkpoint.head not in HEADS:
         problems.append(f"fairseq has no head for {checkpoint.head}; it has {', '.join(HEADS)}")
@@ -109,6 +99,11 @@ def _obstacles(checkpoint: Checkpoint) -> list[str]:
                 f"{name} must be {wanted}, which fairseq takes for granted, "
                 f"got {getattr(config, name)}"
             )
+    if alone and checkpoint.head != "masked_lm":
+        problems.append(
+            "fairseq loads nothing without a masked language model's head, and the directory has "
+            f"that of {checkpoint.head}: give an original that has one (--like)"
+        )
     return problems
 
 
@@ -137,7 +132,11 @@ def _tensors(checkpoint: Checkpoint, name: str | None, with_buffers: bool) -> di
 
 
 def _merged(
-    state: Mapping[str, np.ndarray], original: Mapping[str, np.ndarray], like: Path
+    state: Mapping[str, np.ndarray],
+    original: Mapping[str, np.ndarray],
+    like: Path,
+    *,
+    quantized: bool,
 ) -> dict[str, np.ndarray]:
     """The original's keys, in its order and dtypes, with our tensors where there are any."""
     problems = [
@@ -151,6 +150,11 @@ def _merged(
         for key in state
         if key not in original and key.endswith(shapes_of_parameters)
     ]
+    if quantized and not any(key.endswith(".x_min") for key in original):
+        problems.append(
+            "it is a float checkpoint, without a place for the directory's ranges: give a "
+            'quantized original, or set "quant_mode" to false in config.json'
+        )
     if problems:
         raise CheckpointError(like, problems)
     return {

@@ -17,9 +17,9 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from ibert_jax.analysis.switches import Switched, check_calibrated, inputs_of, is_wire, kind_of
+from ibert_jax.analysis.switches import Switched, inputs_of, is_wire, kind_of
 from ibert_jax.frozen.network import wrap_leaves
-from ibert_jax.layers.leaf import set_life
+from ibert_jax.layers.leaf import check_calibrated, set_life
 from ibert_jax.layers.linear import QuantLinear
 from ibert_jax.models.inputs import as_array
 
@@ -47,7 +47,7 @@ def correct_biases(model: Model, batches: Iterable[Mapping[str, Any]]) -> Model:
         ValueError: there is no batch; a range was never calibrated.
     """
     network: Any = model
-    check_calibrated(network)
+    check_calibrated(network.leaves())
     network.quantize(True)
     twin: Any = nnx.clone(model)
     set_life(twin, quantized=False, observing=False, deterministic=True, recording=False)

@@ -123,7 +123,7 @@ def _saturation(model: Any, batches: Iterable[Mapping[str, Any]]) -> dict[str, f
         def record(path: str, leaf: Any, result: Any) -> None:
             if isinstance(leaf, QuantAct) and leaf.form.bits is not None:
                 highest = 2 ** (leaf.form.bits - 1) - 1
-                found[path] = at_the_ends(result.q, highest, batch.get("attention_mask"))
+                found[path] = at_the_ends(result.q, highest, batch)
 
         watch_leaves(network, record)
         network(**batch)

@@ -11,13 +11,8 @@ import jax
 import numpy as np
 from flax import nnx
 
-from ibert_jax.analysis.switches import (
-    check_calibrated,
-    inputs_of,
-    kind_of,
-    switch_leaves,
-    switchable,
-)
+from ibert_jax.analysis.switches import inputs_of, kind_of, switch_leaves, switchable
+from ibert_jax.layers.leaf import check_calibrated
 from ibert_jax.layers.widths import BACKBONE
 from ibert_jax.quantize.distance import outputs_of, squares
 
@@ -145,7 +140,7 @@ def sensitivity(
     for batch in arrays:
         model.check_batch(model.config, batch)
     model.quantize(True)  # settles the bits
-    check_calibrated(model)
+    check_calibrated(model.leaves())
     found = switchable(model)
     groups = _groups(found, group, leaves)
     measure = _Measurement(model, list(found), arrays)

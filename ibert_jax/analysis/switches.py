@@ -47,24 +47,6 @@ def inputs_of(batch: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in batch.items() if name not in _TARGETS}
 
 
-def check_calibrated(model: Any) -> None:
-    """Refuse a model some of whose ranges hold nothing, which would pass for numbers.
-
-    Raises:
-        ValueError: naming one of them.
-    """
-    missing = [
-        path
-        for path, leaf in model.leaves().items()
-        if hasattr(leaf, "x_min") and leaf.needed and not leaf.calibrated
-    ]
-    if missing:
-        raise ValueError(
-            f"{len(missing)} activation ranges were never calibrated ({missing[0]} for one); call "
-            "ib.calibrate(model, batches) first"
-        )
-
-
 def kind_of(leaf: Any) -> str | None:
     """What a leaf does, in a word; None if it loses nothing (or is not there) when quantized."""
     if isinstance(leaf, QuantAct):

@@ -15,7 +15,7 @@ from ibert_jax.frozen.program import EMBEDS, IntegerModel
 from ibert_jax.frozen.states import StateScales
 from ibert_jax.integer.dyadic import Multiplier
 from ibert_jax.layers.activation import IntegerAct, of_one_structure
-from ibert_jax.layers.leaf import ObservingLeaf, recorded, set_life
+from ibert_jax.layers.leaf import check_calibrated, recorded, set_life
 from ibert_jax.layers.widths import set_widths
 from ibert_jax.models.pretrained import IBertPreTrainedModel
 from ibert_jax.quantize.tensor import QuantizedTensor
@@ -31,17 +31,7 @@ def freeze(model: IBertPreTrainedModel) -> IntegerModel:
         ValueError: activation ranges that were never calibrated, by name; overrides of bits
             that change nothing.
     """
-    missing = [
-        path
-        for path, leaf in model.leaves().items()
-        if isinstance(leaf, ObservingLeaf) and leaf.needed and not leaf.calibrated
-    ]
-    if missing:
-        shown = ", ".join(missing[:8]) + (f" and {len(missing) - 8} more" if missing[8:] else "")
-        raise ValueError(
-            f"{len(missing)} activation ranges were never calibrated ({shown}); call "
-            "ib.calibrate(model, batches) or train quantization-aware before freezing"
-        )
+    check_calibrated(model.leaves())
     network = nnx.clone(model)
     set_widths(network, model.config.quantization)
     set_life(network, quantized=True, observing=False, deterministic=True, recording=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -77,6 +78,25 @@ class ObservingLeaf(Leaf):
     def calibrated(self) -> bool:
         """Whether every part of the range has been observed (concrete arrays only)."""
         return not is_empty(self.x_min[...], self.x_max[...])
+
+
+def check_calibrated(leaves: Mapping[str, Leaf]) -> None:
+    """Refuse a model some of whose ranges hold nothing, which would pass for numbers.
+
+    Raises:
+        ValueError: naming them.
+    """
+    missing = [
+        path
+        for path, leaf in leaves.items()
+        if isinstance(leaf, ObservingLeaf) and leaf.needed and not leaf.calibrated
+    ]
+    if missing:
+        shown = ", ".join(missing[:8]) + (f" and {len(missing) - 8} more" if missing[8:] else "")
+        raise ValueError(
+            f"{len(missing)} activation ranges were never calibrated ({shown}); call "
+            "ib.calibrate(model, batches) or train quantization-aware first"
+        )
 
 
 def set_life(model: nnx.Module, **attributes: bool) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 
 from ibert_jax.frozen.network import watch_leaves
 from ibert_jax.layers.activation import IntegerAct, IntegerNarrowAct
+from ibert_jax.quantize.kept_tokens import kept_tokens
 
 
 def saturation(program: Any, batches: Iterable[Mapping[str, Any]]) -> dict[str, float]:
@@ -29,7 +30,7 @@ def saturation(program: Any, batches: Iterable[Mapping[str, Any]]) -> dict[str, 
 
         def record(path: str, leaf: Any, q: Any) -> None:
             if isinstance(leaf, IntegerAct | IntegerNarrowAct):
-                found[path] = at_the_ends(q, leaf.highest, batch.get("attention_mask"))
+                found[path] = at_the_ends(q, leaf.highest, batch)
 
         watch_leaves(network, record)
         network(**batch)
@@ -47,17 +48,18 @@ def saturation(program: Any, batches: Iterable[Mapping[str, Any]]) -> dict[str, 
 
 
 def at_the_ends(
-    q: jax.Array, highest: int | jax.Array, mask: jax.Array | None
+    q: jax.Array, highest: int | jax.Array, batch: Mapping[str, Any]
 ) -> tuple[jax.Array, jax.Array]:
     """How many elements are ``highest`` or its opposite, and how many there are, int32 scalars.
 
     Args:
       q: integers: [B, T, C], of tokens, or anything else, all of which counts.
       highest: the largest that ``q`` may be.
-      mask: [B, T], or [B / choices, choices, T], 0 where a token does not count; None, all count.
+      batch: the arguments by name, whose attention mask says which tokens count.
     """
     at_end = (q <= ~highest) | (q >= highest)
+    kept = kept_tokens(batch, q.shape[:2]) if q.ndim == 3 else None
     counted = jnp.ones_like(at_end)
-    if mask is not None and q.ndim == 3 and mask.size == q.shape[0] * q.shape[1]:
-        counted &= (mask != 0).reshape(*q.shape[:2], 1)
+    if kept is not None:
+        counted &= kept.reshape(*kept.shape, 1)
     return jnp.sum(at_end & counted, dtype=jnp.int32), jnp.sum(counted, dtype=jnp.int32)

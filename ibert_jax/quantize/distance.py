@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from ibert_jax.quantize.kept_tokens import kept_tokens
 from ibert_jax.quantize.tensor import value_of
 
 _PER_TOKEN = ("start_logits", "end_logits")
@@ -18,22 +19,6 @@ def outputs_of(result: Any) -> dict[str, jax.Array]:
     """The float32 outputs of a call with ``return_dict=True``, by name: logits, else states."""
     found = {name: getattr(result, name, None) for name in _OUTPUTS}
     return {name: value_of(tensor) for name, tensor in found.items() if tensor is not None}
-
-
-def kept_tokens(batch: Mapping[str, Any], shape: tuple[int, ...]) -> jax.Array | None:
-    """Which rows of a tensor of tokens count, bool of ``shape``: those that a batch's mask keeps.
-
-    Args:
-        batch: a model's arguments by name; None is returned where it has no attention mask.
-        shape: of the tensor, without its channels: [B, T]; [B, S] where the batch asks for so many
-            scored tokens.
-    """
-    mask, scored = batch.get("attention_mask"), batch.get("scored_tokens")
-    if mask is None:
-        return None
-    if scored is not None and shape == scored.shape:
-        mask = jnp.take_along_axis(jnp.asarray(mask), jnp.asarray(scored), axis=1, mode="clip")
-    return mask.reshape(shape) != 0
 
 
 def squares(

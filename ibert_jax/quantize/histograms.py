@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from ibert_jax.quantize.distance import kept_tokens
+from ibert_jax.quantize.kept_tokens import kept_tokens
 
 POOLED_BINS, CHANNEL_BINS = 2048, 256
 """Of one histogram for the whole tensor, and of those of its channels."""

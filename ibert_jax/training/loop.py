@@ -39,8 +39,8 @@ def finetune(
     and trained quantization-aware), `float_continued/` if it was asked for,
     `metrics.jsonl`, `summary.json`, `options.json` and `checkpoints/`. A run that was killed and is
     started again with the same options ends with the same weights, bit for bit, as one that was
-    not (on the same machine and versions; on a GPU with `XLA_FLAGS=--xla_gpu_deterministic_ops`,
-    as gradients of embeddings are summed in any order there).
+    not (on the same machine and versions; never tried on a GPU, where gradients of embeddings may
+    be summed in any order unless XLA is told otherwise, `--xla_gpu_deterministic_ops=true`).
 
     Args:
       options: what to do.

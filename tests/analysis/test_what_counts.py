@@ -11,7 +11,7 @@ from flax import nnx
 
 import ibert_jax as ib
 from ibert_jax.proof.saturation import at_the_ends, saturation
-from ibert_jax.quantize.distance import kept_tokens
+from ibert_jax.quantize.kept_tokens import kept_tokens
 from ibert_jax.quantize.migration import search_migration
 
 pytestmark = pytest.mark.usefixtures("unoptimized")
@@ -95,6 +95,11 @@ def test_of_scored_tokens_those_count_that_the_mask_keeps() -> None:
     whole = shifts(model, [seen])
     for name, shift in shifts(model, [other]).items():  # every token tells of biases
         np.testing.assert_allclose(shift, whole[name], rtol=0, atol=1e-6)
+    program, head = ib.freeze(model), []
+    for asked in (one, other):
+        shares = saturation(program, [asked])
+        head.append({path: share for path, share in shares.items() if "lm_head" in path})
+    assert head[0] == head[1] and max(head[0].values()) > 0
     ends = []
     for asked in (one, other):
         acts = ib.calibrate(model, [asked], "mse").leaves()
@@ -114,7 +119,7 @@ def test_ignored_labels_take_no_part_in_accuracy() -> None:
 
 def test_both_ends_of_a_range_saturate():
     q = jnp.asarray([[-128, 0, 127, 5]], jnp.int8)
-    assert [int(x) for x in at_the_ends(q, 127, None)] == [2, 4]
+    assert [int(x) for x in at_the_ends(q, 127, {})] == [2, 4]
 
 
 def test_a_certificates_saturation_is_of_the_tokens_that_count() -> None:
