@@ -23,6 +23,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import lax
 
+from ibert_jax.frozen.folding import FoldedLeaf, has_bias, in_kernel
 from ibert_jax.frozen.network import integer_leaves, put_leaf
 from ibert_jax.frozen.pending import (
     Normalized,
@@ -36,7 +37,6 @@ from ibert_jax.frozen.pending import (
     settled,
     unless_slice,
 )
-from ibert_jax.integer.dyadic import Multiplier
 from ibert_jax.layers.activation import IntegerAct, IntegerPass
 from ibert_jax.layers.attention import IntegerContext, IntegerScores
 from ibert_jax.layers.dropout import IntegerDropout
@@ -89,15 +89,20 @@ def fuse_leaves(network: nnx.Module, kernels: str, *, attention: bool = True) ->
 
 
 def _fused(leaf: Any, kernels: str, attention: bool) -> Any:
+    plain = _plain(leaf)
     if isinstance(leaf, IntegerPass | IntegerDropout | ALREADY):  # which hand anything on
         return leaf
-    if isinstance(leaf, IntegerScores | IntegerSoftmax | IntegerContext) and not attention:
-        return Settling(leaf)
-    if isinstance(leaf, IntegerAct):
+    if isinstance(plain, IntegerScores | IntegerSoftmax | IntegerContext) and not attention:
+        return Settling(plain)
+    if isinstance(plain, IntegerAct):
         return FusedAct(leaf, kernels)
     if isinstance(leaf, IntegerLayerNorm):
         return FusedLayerNorm(leaf, None, kernels)
-    return FUSED.get(type(leaf), Settling)(leaf)
+    return FUSED.get(type(plain), Settling)(leaf)
+
+
+def _plain(leaf: Any) -> Any:
+    return leaf.leaf if isinstance(leaf, FoldedLeaf) else leaf
 
 
 def _join_projections(attention: Any, kernels: str) -> None:
@@ -105,33 +110,17 @@ def _join_projections(attention: Any, kernels: str) -> None:
     names = ("query", "key", "value")
     projections = [getattr(attention, name) for name in names]
     acts = [getattr(attention, f"{name}_activation") for name in names]
-    alike = all(isinstance(act, IntegerAct) and len(act.multipliers) == 1 for act in acts)
-    plain = all(
+    plain = [_plain(act) for act in acts]
+    alike = all(isinstance(act, IntegerAct) and len(act.multipliers) == 1 for act in plain)
+    usual = all(
         isinstance(leaf, IntegerLinear) and hasattr(leaf.weight, "shape") for leaf in projections
     )
-    if not alike or not plain or len({act.bits for act in acts}) > 1:
+    if not alike or not usual or len({act.bits for act in plain}) > 1:
         return
-    lead = projections[0].weight.shape[:-2]  # the layers, of a stack
-
-    def row(constant: jax.Array) -> jax.Array:
-        """A scalar as a value a channel."""
-        shape = (*lead, projections[0].weight.shape[-2])
-        return jnp.broadcast_to(constant.reshape(*lead, -1), shape)
-
-    def joined(values: list[Any]) -> Any:
-        if all(value is None for value in values):
-            return None
-        known = next(row(value) for value in values if value is not None)
-        rows = [jnp.zeros_like(known) if value is None else row(value) for value in values]
-        return jnp.concatenate(rows, axis=-1)
-
-    multipliers = [act.multipliers[0] for act in acts]
-    multiplier = Multiplier(
-        **{
-            field.name: joined([getattr(each, field.name) for each in multipliers])
-            for field in dataclasses.fields(Multiplier)
-        }
-    )
+    shape = projections[0].weight.shape[:-1]  # of a value a channel, for every layer of a stack
+    act: Any = IntegerAct((_joined([act.multipliers[0] for act in plain], shape),), plain[0].bits)
+    if all(isinstance(act, FoldedLeaf) for act in acts):
+        act = FoldedLeaf(act, _joined([act.folded for act in acts], shape), has_bias(acts[0]))
     linear = IntegerLinear(
         jnp.concatenate([leaf.weight for leaf in projections], axis=-2),
         *(
@@ -139,11 +128,32 @@ def _join_projections(attention: Any, kernels: str) -> None:
             for name in ("bias", "shifted_bias")
         ),
     )
-    act = IntegerAct((multiplier,), acts[0].bits)
     attention.query = nnx.data(FusedProjections(linear, act, len(names), kernels))
     attention.key = attention.value = nnx.data(None)
     for name in names:
         setattr(attention, f"{name}_activation", nnx.data(IntegerPass()))
+
+
+def _joined(multipliers: list[Any], shape: tuple[int, ...]) -> Any:
+    """Multipliers of one kind as that of their channels one after the other."""
+
+    def row(constant: jax.Array) -> jax.Array:
+        """A scalar as a value a channel."""
+        return jnp.broadcast_to(constant.reshape(*shape[:-1], -1), shape)
+
+    def joined(values: list[Any]) -> Any:
+        if all(value is None for value in values):
+            return None
+        rows = [jnp.zeros(shape, jnp.int32) if value is None else row(value) for value in values]
+        return jnp.concatenate(rows, axis=-1)
+
+    kind = type(multipliers[0])
+    return kind(
+        **{
+            field.name: joined([getattr(each, field.name) for each in multipliers])
+            for field in dataclasses.fields(kind)
+        }
+    )
 
 
 def _copy_when_normalized(layer: Any, kernels: str) -> None:
@@ -152,8 +162,8 @@ def _copy_when_normalized(layer: Any, kernels: str) -> None:
     if (
         isinstance(block.LayerNorm, IntegerLayerNorm)
         and isinstance(block.output_activation, IntegerPass)
-        and isinstance(copy, IntegerAct)
-        and copy.bits <= 8
+        and isinstance(_plain(copy), IntegerAct)
+        and _plain(copy).bits <= 8
     ):
         block.LayerNorm = nnx.data(FusedLayerNorm(block.LayerNorm, copy, kernels))
         layer.pre_intermediate_act = nnx.data(TakeCopy(copy))
@@ -189,7 +199,7 @@ class FusedLinear:
 class FusedGELU:
     """A GELU that becomes part of what it reads."""
 
-    leaf: IntegerGELU
+    leaf: Any
 
     def __call__(self, q: Any) -> Any:
         if isinstance(q, PendingLinear) and q.gelu is None:
@@ -213,7 +223,7 @@ class FusedScores:
 class FusedSoftmax:
     """A softmax that is left to the context."""
 
-    leaf: IntegerSoftmax
+    leaf: Any
 
     def __call__(self, scores: Any, mask: jax.Array, heads: jax.Array | None = None) -> Any:
         if isinstance(scores, PendingScores):
@@ -246,7 +256,7 @@ class FusedProjections:
     """
 
     linear: IntegerLinear
-    act: IntegerAct
+    act: Any
     count: int = dataclasses.field(metadata={"static": True})
     kernels: str = dataclasses.field(metadata={"static": True})
 
@@ -260,7 +270,7 @@ class FusedProjections:
 class TakeCopy:
     """An activation whose result was computed with what it reads."""
 
-    leaf: IntegerAct
+    leaf: Any
 
     def __call__(self, value: Any) -> jax.Array:
         return value.copy if isinstance(value, Normalized) else self.leaf(settled(value))
@@ -271,22 +281,22 @@ class TakeCopy:
 class FusedAct:
     """An activation that computes what it reads and itself in one kernel."""
 
-    leaf: IntegerAct
+    leaf: Any
     kernels: str = dataclasses.field(metadata={"static": True})
 
     def __call__(self, first: Any, *others: Any) -> Any:
         others = tuple(map(settled, others))
         if isinstance(first, PendingLinear) and others and first.gelu is None:
-            return PendingSum(first, others, self.leaf)
+            return PendingSum(first, others, _plain(self.leaf))
         if others or not isinstance(first, PendingLinear | PendingContext):
             return self.leaf(settled(first), *others)
         if self.kernels == INTERPRETED:
             return first.fused(self.leaf, interpret=True)
 
-        def fused(first: Any, leaf: IntegerAct) -> jax.Array:
+        def fused(first: Any, leaf: Any) -> jax.Array:
             return first.fused(leaf, interpret=False)
 
-        def apart(first: Any, leaf: IntegerAct) -> jax.Array:
+        def apart(first: Any, leaf: Any) -> jax.Array:
             return leaf(first.settle())
 
         return lax.platform_dependent(first, self.leaf, cuda=fused, default=apart)
@@ -303,7 +313,7 @@ class FusedLayerNorm:
     """
 
     leaf: IntegerLayerNorm
-    copy: IntegerAct | None
+    copy: Any
     kernels: str = dataclasses.field(metadata={"static": True})
 
     def __call__(self, q: Any) -> jax.Array | Normalized:
@@ -317,7 +327,7 @@ class FusedLayerNorm:
                 norm.leaf.eps_mantissa,
                 norm.leaf.eps_exponent,
                 after=None if norm.copy is None else copied,
-                constants=(None, None, norm.copy),
+                constants=(None, None, in_kernel(norm.copy)),
                 interpret=interpret,
             )
 

@@ -12,6 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from ibert_jax.frozen.folding import has_bias, in_kernel
 from ibert_jax.integer.dyadic import align, requantize_sum
 from ibert_jax.integer.matmul import of_matrix
 from ibert_jax.integer.mixed import dot_s8
@@ -20,7 +21,6 @@ from ibert_jax.layers.attention import IntegerContext, IntegerScores
 from ibert_jax.layers.gelu import IntegerGELU
 from ibert_jax.layers.layernorm import IntegerLayerNorm
 from ibert_jax.layers.linear import IntegerLinear
-from ibert_jax.layers.softmax import IntegerSoftmax
 
 
 @jax.tree_util.register_dataclass
@@ -55,13 +55,13 @@ class PendingLinear:
 
     q: jax.Array
     linear: IntegerLinear
-    gelu: IntegerGELU | None = None
+    gelu: Any = None
 
     def settle(self) -> jax.Array:
         accumulators = self.linear(self.q)
         return accumulators if self.gelu is None else self.gelu(accumulators)
 
-    def fused(self, act: IntegerAct, *, interpret: bool) -> jax.Array:
+    def fused(self, act: Any, *, interpret: bool) -> jax.Array:
         """act(self) as one kernel."""
         # Not before it is needed: Pallas is slow to import and its Triton backend not for ever.
         from ibert_jax.integer.pallas_linear import fused_linear
@@ -69,9 +69,9 @@ class PendingLinear:
         return fused_linear(
             self.q,
             of_matrix(self.linear.weight, lambda matrix: matrix),
-            self.linear.bias,
+            None if has_bias(act if self.gelu is None else self.gelu) else self.linear.bias,
             _finish,
-            (self.gelu, act),
+            (in_kernel(self.gelu), in_kernel(act)),
             interpret=interpret,
         )
 
@@ -89,7 +89,7 @@ class PendingSum:
         return self.act(self.product.settle(), *self.others)
 
     def normalized(
-        self, norm: IntegerLayerNorm, copy: IntegerAct | None, *, interpret: bool
+        self, norm: IntegerLayerNorm, copy: Any, *, interpret: bool
     ) -> tuple[jax.Array, ...]:
         """norm(self), and its copy if there is one, as a product and one kernel."""
         from ibert_jax.integer.pallas_layernorm import fused_normalize
@@ -103,7 +103,7 @@ class PendingSum:
             norm.eps_exponent,
             before=_add_bias_and_sum,
             after=None if copy is None else copied,
-            constants=(linear.bias, self.act, copy),
+            constants=(linear.bias, self.act, in_kernel(copy)),
             interpret=interpret,
         )
 
@@ -129,7 +129,7 @@ class PendingWeights:
     scores: PendingScores
     mask: jax.Array
     kept_heads: jax.Array | None
-    softmax: IntegerSoftmax
+    softmax: Any
 
     def settle(self) -> tuple[jax.Array, jax.Array]:
         return self.softmax(self.scores.settle(), self.mask, self.kept_heads)
@@ -147,11 +147,11 @@ class PendingContext:
     def settle(self) -> jax.Array:
         return self.leaf(self.weights.settle(), settled(self.value))
 
-    def fused(self, act: IntegerAct, *, interpret: bool) -> jax.Array:
+    def fused(self, act: Any, *, interpret: bool) -> jax.Array:
         """act(self) as one kernel."""
         from ibert_jax.integer.pallas_attention import fused_attention
 
-        scores, softmax = self.weights.scores, self.weights.softmax
+        scores, softmax = self.weights.scores, in_kernel(self.weights.softmax)
         slices, of, (query, key, value) = slices_of(scores.query, scores.key, self.value)
         return fused_attention(
             query,
@@ -160,7 +160,7 @@ class PendingContext:
             self.weights.mask[:, 0, 0, :],
             softmax.multiplier,
             _finish,
-            (None, act),
+            (None, in_kernel(act)),
             heads=self.leaf.heads,
             slices=slices,
             of=of,

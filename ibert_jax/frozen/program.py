@@ -16,6 +16,7 @@ from ibert_jax import checks
 from ibert_jax.config import IBertConfig
 from ibert_jax.frozen.blocked import block_attention
 from ibert_jax.frozen.by_head import requantize_by_head
+from ibert_jax.frozen.folding import fold_constants, unfold_constants
 from ibert_jax.frozen.fused import FUSING, check_pallas, fuse_leaves
 from ibert_jax.frozen.network import name_leaves
 from ibert_jax.frozen.packing import pack_matrices, unpack_matrices
@@ -77,6 +78,8 @@ class IntegerModel:
         network = self._laid_out
         if self.kernels == ONEDNN:
             unpack_matrices(network)
+        elif self.kernels in FUSING:
+            unfold_constants(network)
         return network
 
     @property
@@ -109,10 +112,19 @@ class IntegerModel:
         raise_if_any("with_kernels", [choice_problem("kernels", kernels, KERNELS)])
         if kernels in FUSING:
             check_pallas()
-        if kernels == self.kernels or ONEDNN not in (kernels, self.kernels):
-            return dataclasses.replace(self, kernels=kernels)
-        network = jax.tree.map(np.asarray, self._laid_out)
-        (pack_matrices if kernels == ONEDNN else unpack_matrices)(network)
+        if kernels == self.kernels:
+            return self
+        network = self._laid_out
+        if ONEDNN in (kernels, self.kernels):
+            network = jax.tree.map(np.asarray, network)
+        if self.kernels == ONEDNN:
+            unpack_matrices(network)
+        elif self.kernels in FUSING:
+            unfold_constants(network)
+        if kernels == ONEDNN:
+            pack_matrices(network)
+        elif kernels in FUSING:
+            fold_constants(network)
         made = type(self).of(network, self.config, dict(self.scales), self.states)
         return dataclasses.replace(made, kernels=kernels)
 

@@ -11,12 +11,17 @@ from __future__ import annotations
 import dataclasses
 import functools
 import operator
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
 
-from ibert_jax.integer.wide import multiply_high, multiply_high_15
+from ibert_jax.integer.wide import (
+    multiply_add_high,
+    multiply_add_high_below,
+    multiply_high,
+    multiply_high_15,
+)
 
 INT32_MAX = 2**31 - 1
 
@@ -38,6 +43,39 @@ class Multiplier:
     offset: jax.Array
     shift: jax.Array
     pre: jax.Array | None = None
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Folded:
+    """A narrow ``Multiplier`` as one multiplication and one addition, of 64 bits, for GPU kernels.
+
+    ``floor((x m + addend) 2^-32) 2^-shift``, int32 arrays, scalar or one per channel [C]; see
+    ``frozen.folding``, which makes it.
+
+    Attributes:
+        m: |m| < 2^31.
+        high, low: the words of the addend, below 2^62.
+        shift: in [1, 30]; None says that it is zero everywhere.
+    """
+
+    m: jax.Array
+    high: jax.Array
+    low: jax.Array
+    shift: jax.Array | None
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """int32 [..., C] -> int32 [..., C]: what ``rescale`` makes of x (and of the bias of which
+        this was made, if it was of one); where that saturates x, on the same side beyond 2^28.
+        """
+        m, high, low = (align(each, x.ndim) for each in (self.m, self.high, self.low))
+        found = multiply_add_high(x, m, high, low)
+        return found if self.shift is None else found >> align(self.shift, x.ndim)
+
+    def negative_below(self, top: jax.Array) -> Callable[[jax.Array], jax.Array]:
+        """What makes of x the negative of what a call makes of x - top; of scalar constants."""
+        shift = 0 if self.shift is None else self.shift
+        return multiply_add_high_below(top, self.m, self.high, self.low, shift)
 
 
 def pack(multiplier: Multiplier) -> jax.Array:
@@ -76,12 +114,14 @@ def _bounded(x: jax.Array, low: jax.Array, high: jax.Array) -> jax.Array:
     return jnp.clip(x, low, high)
 
 
-def rescale(x: jax.Array, multiplier: Multiplier, *, wide: bool) -> jax.Array:
+def rescale(x: jax.Array, multiplier: Multiplier | Folded, *, wide: bool) -> jax.Array:
     """``x * ratio + offset`` rounded to an int32, before any output clip: |result| < 2^30.
 
     Where ``pre`` is positive, ``x`` saturates before it is shifted left. The ratio is then at
     least 1/4, so a saturated ``x`` gives at least 2^28: more than any output width here.
     """
+    if isinstance(multiplier, Folded):
+        return multiplier(x)
     m = align(multiplier.m, x.ndim)
     if multiplier.pre is not None:
         pre = align(multiplier.pre, x.ndim)

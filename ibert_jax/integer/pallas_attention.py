@@ -35,7 +35,7 @@ from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton
 
-from ibert_jax.integer.dyadic import Multiplier
+from ibert_jax.integer.dyadic import Folded, Multiplier, rescale
 from ibert_jax.integer.pallas_constants import (
     SUMMED,
     pack_constants,
@@ -45,11 +45,12 @@ from ibert_jax.integer.pallas_constants import (
 )
 from ibert_jax.integer.pallas_linear import Epilogue
 from ibert_jax.integer.softmax import (
+    LOWEST,
     MASKED,
     NUMERATOR_MAX,
     PUBLISHED_SUM,
+    iexp,
     numerators_of,
-    powers_of,
     quotient_of,
     reciprocal_of,
     shares_of,
@@ -81,7 +82,7 @@ def fused_attention(
     key: jax.Array,
     value: jax.Array,
     mask: jax.Array,
-    multiplier: Multiplier,
+    multiplier: Multiplier | Folded,
     epilogue: Epilogue,
     constants: Any,
     *,
@@ -200,7 +201,7 @@ def _kernel(
         found = lax.dot_general(
             queries, k[along, :], (((1,), (1,)), ((), ())), preferred_element_type=jnp.int32
         )
-        return jnp.where(counts, found, MASKED), counts
+        return found, counts
 
     only = scores(0) if count == 1 else None
 
@@ -208,41 +209,64 @@ def _kernel(
         return body(0, start) if count == 1 else lax.fori_loop(0, count, body, start)
 
     def highest(index: Any, top: jax.Array) -> jax.Array:
-        kept, _ = only or scores(index)
+        found, counts = only or scores(index)
+        kept = jnp.where(counts, found, MASKED)
         return jnp.maximum(top, jnp.max(kept, axis=1, keepdims=True))
 
     column = (queries.shape[0], 1)
     top = walk(highest, jnp.full(column, MASKED, jnp.int32))
-
-    def powers(index: Any) -> jax.Array:
-        kept, counts = only or scores(index)
-        return powers_of(kept - top, counts, multiplier)
+    powers_below = _powers_below(top, multiplier)
 
     def sum_of(weights: jax.Array, total: jax.Array) -> jax.Array:
         return total + jnp.sum(weights, axis=1, keepdims=True, dtype=jnp.int32)
 
     nothing = jnp.zeros(column, jnp.int32)
     if published:
+
+        def powers(index: Any) -> jax.Array:
+            found, counts = only or scores(index)
+            return jnp.where(counts, powers_below(found), 0)
+
         total = walk(lambda index, total: sum_of(powers(index), total), nothing)
         shares = _reciprocal(jnp.maximum(total, 1))
 
+    def signed_weights(index: Any) -> jax.Array:
+        """Weights less 128."""
+        if published:
+            return shares_of(powers(index), *shares) - 128
+        found, counts = only or scores(index)
+        return numerators_of(powers_below(found), jnp.where(counts, NUMERATOR_MAX, 0), less=128)
+
     def weigh(index: Any, state: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
-        weights = shares_of(powers(index), *shares) if published else numerators_of(powers(index))
+        weights = signed_weights(index)
         values = v[pl.ds(index * slice_size, slice_size), :]
         ones = jnp.ones(weights.shape, jnp.int8)
         product, surplus = (
             lax.dot_general(
                 left, values, (((1,), (0,)), ((), ())), preferred_element_type=jnp.int32
             )
-            for left in ((weights - 128).astype(jnp.int8), ones)
+            for left in (weights.astype(jnp.int8), ones)
         )
-        return sum_of(weights, state[0]), state[1] + product + (surplus << 7)
+        return sum_of(weights, state[0]) + 128 * slice_size, state[1] + product + (surplus << 7)
 
     row_sum, context = walk(weigh, (nothing, jnp.zeros(out.shape, jnp.int32)))
     if published:
         row_sum = jnp.full(column, PUBLISHED_SUM, jnp.int32)
     mean = quotient_of(context, *_reciprocal(jnp.maximum(row_sum, NUMERATOR_MAX)))
     out[...] = epilogue(jnp.where(kept_head[0] != 0, mean, 0), constants)
+
+
+def _powers_below(
+    top: jax.Array, multiplier: Multiplier | Folded
+) -> Callable[[jax.Array], jax.Array]:
+    """What makes 2^15 exp of scores [R, S] less their row's largest [R, 1], where they are below.
+
+    Folded, the largest goes into the addend.
+    """
+    if isinstance(multiplier, Folded):
+        negative = multiplier.negative_below(top)
+        return lambda scores: iexp(-jnp.clip(negative(scores), 0, -LOWEST))
+    return lambda scores: iexp(jnp.clip(rescale(scores - top, multiplier, wide=False), LOWEST, 0))
 
 
 def _reciprocal(n: jax.Array) -> tuple[jax.Array, jax.Array]:

@@ -90,7 +90,7 @@ DEFAULT_TILES = Tiles()
 def fused_linear(
     q: jax.Array,
     weight: jax.Array,
-    bias: jax.Array,
+    bias: jax.Array | None,
     epilogue: Epilogue,
     constants: Any,
     *,
@@ -102,7 +102,7 @@ def fused_linear(
     Args:
         q: int8 [..., K].
         weight: int8 [N, K].
-        bias: int32 [N], |bias| <= 2^30.
+        bias: int32 [N], |bias| <= 2^30; None, nothing is added.
         epilogue: works element by element on int32 [R, C] accumulators and returns an array
             [R, C]; it may be shown any tile, in any order.
         constants: a pytree of int32 arrays, scalars or one value a column [N]; the epilogue gets
@@ -171,4 +171,6 @@ def _kernel(
     slices = x.shape[1] // slice_size
     accumulators = lax.fori_loop(0, slices, add_slice, jnp.zeros(out.shape, jnp.int32))
     bias, constants = unpack(vectors, scalars)
-    out[...] = epilogue(accumulators + bias.reshape(1, -1), constants)
+    if bias is not None:
+        accumulators = accumulators + bias.reshape(1, -1)
+    out[...] = epilogue(accumulators, constants)

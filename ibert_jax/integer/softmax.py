@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
@@ -99,9 +101,12 @@ def powers_of(below: jax.Array, mask: jax.Array, multiplier: Multiplier) -> jax.
     return jnp.where(mask, iexp(exponent), 0)
 
 
-def numerators_of(powers: jax.Array) -> jax.Array:
-    """Powers, int32 in [0, 2^15], in units of 1/255 of the largest there can be: [0, 255]."""
-    return (powers * NUMERATOR_MAX + 2**14) >> 15
+def numerators_of(powers: jax.Array, largest: Any = NUMERATOR_MAX, less: int = 0) -> jax.Array:
+    """Powers, int32 in [0, 2^15], in units of 1/255 of the largest there can be: [0, 255].
+
+    Where ``largest`` is 0 in place of 255, the numerator is; ``less`` is subtracted from all.
+    """
+    return (powers * largest + (2**14 - (less << 15))) >> 15
 
 
 def shares_of(powers: jax.Array, shift: jax.Array, reciprocal: jax.Array) -> jax.Array:

@@ -7,8 +7,12 @@ Nothing wider than 32 bits is ever kept.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 
@@ -21,6 +25,47 @@ def multiply_high(x: jax.Array, y: jax.Array) -> jax.Array:
     with jax.enable_x64(True):
         a, b = lax.convert_element_type(x, wide), lax.convert_element_type(y, wide)
         return lax.convert_element_type((a * b) >> wide.type(32), x.dtype)
+
+
+def multiply_add_high(x: jax.Array, m: jax.Array, high: jax.Array, low: jax.Array) -> jax.Array:
+    """floor((x * m + addend) / 2^32) for int32, the addend in two words: high 2^32 + low unsigned.
+
+    Exact where the sum is within 64 bits and the result within 32.
+    """
+    with jax.enable_x64(True):
+        return _high(_int64(x) * _int64(m) + _words(high, low))
+
+
+def multiply_add_high_below(
+    top: jax.Array, m: jax.Array, high: jax.Array, low: jax.Array, shift: jax.Array | int = 0
+) -> Callable[[jax.Array], jax.Array]:
+    """What makes -floor(((x - top) * m + addend) / 2^(32 + shift)) of x, all int32.
+
+    For many x beside one ``top`` [R, 1], which enters the addend: negated, and with what makes
+    rounding up of rounding down, x is again multiplied and added to once.
+    """
+    with jax.enable_x64(True):
+        up = (np.int64(1) << (_int64(shift) + np.int64(32))) - np.int64(1)
+        addend = _int64(top) * _int64(m) - _words(high, low) + up
+
+    def negative(x: jax.Array) -> jax.Array:
+        with jax.enable_x64(True):
+            found = _high(_int64(x) * _int64(-m) + addend)
+        return found >> shift
+
+    return negative
+
+
+def _int64(x: Any) -> jax.Array:
+    return lax.convert_element_type(x, np.int64)
+
+
+def _words(high: jax.Array, low: jax.Array) -> jax.Array:
+    return (_int64(high) << np.int64(32)) | (_int64(low) & np.int64(2**32 - 1))
+
+
+def _high(x: jax.Array) -> jax.Array:
+    return lax.convert_element_type(x >> np.int64(32), np.int32)
 
 
 def multiply_high_15(x: jax.Array, m: jax.Array) -> jax.Array:

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from ibert_jax.integer.barrier import materialized
-from ibert_jax.integer.dyadic import Multiplier, pack, requantize, unpack
+from ibert_jax.integer.dyadic import Multiplier, pack, rescale, unpack
 from ibert_jax.integer.gelu import GRIDS, igelu
 from ibert_jax.layers.leaf import ObservingLeaf
 from ibert_jax.quantize.constants import multiplier, number, power_of_two
@@ -46,7 +46,7 @@ class IntegerGELU:
 
     def __call__(self, q: jax.Array) -> jax.Array:
         """int32 [..., F] -> int32 [..., F] at 2^-(k + 15), below 2^30."""
-        return igelu(requantize(q, self.multiplier, INPUT_BITS, wide=False), self.grid)
+        return igelu(rescale(q, self.multiplier, wide=False), self.grid)
 
 
 @jax.tree_util.register_dataclass
