@@ -29,8 +29,9 @@ from jax import lax
 from machine import device_name, versions
 
 from ibert_jax.files import write_whole
+from ibert_jax.frozen.folding import fold
 from ibert_jax.integer.compiled import jit_program
-from ibert_jax.integer.dyadic import Multiplier, requantize, requantize_sum
+from ibert_jax.integer.dyadic import Folded, Multiplier, requantize, requantize_sum, rescale
 from ibert_jax.integer.gelu import igelu
 from ibert_jax.integer.matmul import int8_linear, shift_bias
 from ibert_jax.integer.mixed import dot_s8, dot_u8_s8, to_unsigned
@@ -78,14 +79,22 @@ def constants(rng: np.random.Generator, columns: int, follows: str) -> Any:
     return (one(31, 4), one(31, 2)) if follows == "residual" else one(15, 10)
 
 
+def folded(values: Any, bias: jax.Array) -> Any:
+    """The constants of a fused kernel, which adds no bias."""
+    if isinstance(values, Multiplier):
+        return fold(values, bias)
+    entry, grid, leave = values
+    return fold(entry, bias), grid, fold(leave)
+
+
 def epilogue(x: jax.Array, values: Any, *residual: jax.Array) -> jax.Array:
     """What the network makes of accumulators: told apart by the constants."""
     if residual:
         return requantize_sum((x, *residual), values, 20, wide=True)
-    if isinstance(values, Multiplier):
+    if isinstance(values, Multiplier | Folded):
         return requantize(x, values, 8, wide=False)
     entry, grid, leave = values
-    return requantize(igelu(requantize(x, entry, 16, wide=False), grid), leave, 8, wide=False)
+    return requantize(igelu(rescale(x, entry, wide=False), grid), leave, 8, wide=False)
 
 
 # ---------------------------------------------------------------------------------- measuring
@@ -161,10 +170,10 @@ def ways(product: Product, tune: bool) -> dict[str, Callable[[], Turn]]:
     def fused(**tiles: int) -> Callable[[], Turn]:
         from ibert_jax.integer.pallas_linear import Tiles, fused_linear
 
-        def run(q: jax.Array, weight: Any, bias: Any, values: Any) -> jax.Array:
-            return fused_linear(q, weight, bias, epilogue, values, tiles=Tiles(**tiles))
+        def run(q: jax.Array, weight: Any, values: Any) -> jax.Array:
+            return fused_linear(q, weight, None, epilogue, values, tiles=Tiles(**tiles))
 
-        return lambda: prepared(run, operands, weight, bias, values)
+        return lambda: prepared(run, operands, weight, folded(values, bias))
 
     def in_floats(dtype: str) -> Callable[[], Turn]:
         kind = jnp.dtype(dtype)

@@ -32,6 +32,10 @@ def multiply_add_high(x: jax.Array, m: jax.Array, high: jax.Array, low: jax.Arra
 
     Exact where the sum is within 64 bits and the result within 32.
     """
+    # The instruction is of a product of 32 by 32 bits. Triton would extend m before it lays it out
+    # for all rows of x, and LLVM then not see that it was 32: a zero that only LLVM sees through
+    # makes it one number an element until then.
+    m = m + ((x & 1) >> 1)
     with jax.enable_x64(True):
         return _high(_int64(x) * _int64(m) + _words(high, low))
 
