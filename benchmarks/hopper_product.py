@@ -138,7 +138,9 @@ def hopper_linear(
                         w.at[pl.ds(column, TILE), along], ws.at[slot], full.at[slot]
                     )
 
-        def compute(xs: Any, ws: Any, results: Any, full: Any, empty: Any) -> None:
+        def compute(
+            xs: Any, ws: Any, constants: Any, results: Any, full: Any, empty: Any, there: Any
+        ) -> None:
             plgpu.set_max_registers(computing_registers, action="increase")
             queue = lax.div(group, jnp.int32(form.consumers))
             part = lax.rem(group, jnp.int32(form.consumers))
@@ -146,6 +148,10 @@ def hopper_linear(
             @pl.loop(0, lax.div(mine - queue + (QUEUES - 1), jnp.int32(QUEUES)))
             def _(round_: Any) -> None:
                 row, column = place(QUEUES * round_ + queue)
+                # Of the tile before all is read: its results are computed.
+                plgpu.copy_gmem_to_smem(
+                    vector.at[:, pl.ds(column, TILE)], constants.at[group], there.at[group]
+                )
 
                 def multiply(accumulators: Any) -> jax.Array:
                     @pl.loop(0, steps)
@@ -169,39 +175,44 @@ def hopper_linear(
                     return accumulators[...]
 
                 found = pl.run_scoped(multiply, plgpu.ACC((rows, TILE), jnp.int32))
-                plgpu.wait_smem_to_gmem(0, wait_read_only=True)
+                plgpu.barrier_wait(there.at[group])
                 for piece in range(pieces):
                     start = piece * CHUNK
-                    constants = _Channels(vector, column + start, rows, interpret is not None)
-                    accumulators = lax.slice(found, (0, start), (rows, start + CHUNK))
-                    results[group * pieces + piece] = epilogue(
-                        accumulators, unpack(constants, scalar)
+                    own = unpack(
+                        _Channels(constants.at[group], start, rows, interpret is not None), scalar
                     )
-                plgpu.commit_smem()
-                for piece in range(pieces):
+                    accumulators = lax.slice(found, (0, start), (rows, start + CHUNK))
+                    finished = epilogue(accumulators, own)
+                    plgpu.wait_smem_to_gmem(0, wait_read_only=True)
+                    results[group] = finished
+                    plgpu.commit_smem()
                     plgpu.copy_smem_to_gmem(
-                        results.at[group * pieces + piece],
-                        out.at[
-                            pl.ds(row + part * rows, rows), pl.ds(column + piece * CHUNK, CHUNK)
-                        ],
+                        results.at[group],
+                        out.at[pl.ds(row + part * rows, rows), pl.ds(column + start, CHUNK)],
                     )
 
             plgpu.wait_smem_to_gmem(0)
 
-        def scoped(xs: Any, ws: Any, results: Any, full: Any, empty: Any) -> None:
+        def scoped(
+            xs: Any, ws: Any, constants: Any, results: Any, full: Any, empty: Any, there: Any
+        ) -> None:
             pl.when(group == computing)(lambda: feed(xs, ws, full, empty))
-            pl.when(group < computing)(lambda: compute(xs, ws, results, full, empty))
+            pl.when(group < computing)(
+                lambda: compute(xs, ws, constants, results, full, empty, there)
+            )
 
         released: dict[str, Any] = {"num_arrivals": form.consumers, "num_barriers": QUEUES * STAGES}
         pl.run_scoped(
             scoped,
             _memory((QUEUES * STAGES * form.consumers, rows, SLICE)),
             _memory((QUEUES * STAGES, TILE, SLICE)),
-            _memory((computing * pieces, rows, CHUNK)),
+            plgpu.SMEM((computing, *vectors.shape[:1], TILE), jnp.int32),
+            _memory((computing, rows, CHUNK)),
             plgpu.Barrier(num_arrivals=form.consumers + 1, num_barriers=QUEUES * STAGES),
             plgpu.ClusterBarrier(collective_axes=("cluster",), **released)
             if form.cluster > 1
             else plgpu.Barrier(**released),
+            plgpu.Barrier(num_arrivals=1, num_barriers=computing),
             collective_axes="group",
         )
 
