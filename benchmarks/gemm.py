@@ -82,9 +82,9 @@ def constants(rng: np.random.Generator, columns: int, follows: str) -> Any:
 def folded(values: Any, bias: jax.Array) -> Any:
     """The constants of a fused kernel, which adds no bias."""
     if isinstance(values, Multiplier):
-        return fold(values, bias)
+        return fold(values, 2**31, bias)
     entry, grid, leave = values
-    return fold(entry, bias), grid, fold(leave)
+    return fold(entry, 2**31, bias), grid, fold(leave, 2**31)
 
 
 def epilogue(x: jax.Array, values: Any, *residual: jax.Array) -> jax.Array:

@@ -4,9 +4,11 @@
 of a product, a sum and a shift, with four constants a channel. A GPU has an instruction that
 multiplies 32 by 32 bits and adds 64, and its results are pairs of registers, of which the high half
 need not be fetched: ``floor((x m' + addend) 2^-32)``, with the bias, the offset and the shift in
-the constants, is the same integer. Where the ratio of the scales is from 1/2 on it does not fit
-and stays as it was. (``dyadic`` saturates x before a left shift, as large ratios need in 32 bits;
-what it would saturate is beyond every output width either way.)
+the constants, is the same integer. Where the ratio of the scales is from 1/2 on, x is shifted to
+the left before, if what it can be, known on the host, leaves room for that. (``dyadic`` saturates x
+before a left shift; what it would saturate is beyond every output width either way.) The sums
+before a LayerNorm have multipliers of 31 bits, which leave no room for a shift: there it is the
+saturation that is saved, and the bias. What does not fit stays as it was.
 
 It is done on the host, where the constants are known. What is saved, hashed or run elsewhere is the
 plain network again.
@@ -39,6 +41,16 @@ AFTER_LINEAR = {
     "intermediate.intermediate_act_fn": "intermediate.dense",
 }
 """Leaves of a layer that read a linear layer alone, whose bias they take over."""
+SCORES = "attention.self.query"
+SUMS = {
+    "attention.output.ln_input_act": "attention.output.dense",
+    "output.ln_input_act": "output.dense",
+}
+"""Sums of a linear layer and the residual."""
+LARGEST_RESIDUAL = 2**21
+"""A residual is a requantization to 22 bits at most, or what a LayerNorm leaves, within 20."""
+LARGEST_PRODUCT = 127 * 128
+"""Of a weight and an 8-bit activation."""
 
 
 @jax.tree_util.register_dataclass
@@ -48,12 +60,12 @@ class FoldedLeaf:
 
     Attributes:
         leaf: as it was frozen, which computes everywhere else.
-        folded: its one multiplier.
+        folded: its multipliers, in the order of its operands.
         with_bias: whether the bias of the linear layer that the leaf reads is folded, too.
     """
 
     leaf: Any
-    folded: Folded
+    folded: tuple[Folded, ...]
     with_bias: bool = dataclasses.field(metadata={"static": True})
 
     def __call__(self, *operands: Any) -> Any:
@@ -63,8 +75,8 @@ class FoldedLeaf:
     def in_kernel(self) -> Any:
         """The leaf with the folded multiplier; it leaves out the bias, if that is folded."""
         if isinstance(self.leaf, IntegerAct):
-            return dataclasses.replace(self.leaf, multipliers=(self.folded,))
-        return dataclasses.replace(self.leaf, multiplier=self.folded)
+            return dataclasses.replace(self.leaf, multipliers=self.folded)
+        return dataclasses.replace(self.leaf, multiplier=self.folded[0])
 
 
 def fold_constants(network: nnx.Module) -> None:
@@ -79,7 +91,11 @@ def fold_constants(network: nnx.Module) -> None:
             for layer in layers:
                 leaves = integer_leaves(layer)
                 for path, leaf in leaves.items():
-                    found = _folded(leaf, leaves.get(AFTER_LINEAR.get(path, "")))
+                    if isinstance(leaf, IntegerAct) and path in SUMS:
+                        found = _folded_sum(leaf, leaves[SUMS[path]])
+                    else:
+                        reads = leaves.get(AFTER_LINEAR.get(path, ""))
+                        found = _folded(leaf, reads, leaves.get(SCORES))
                     if found is not None:
                         put_leaf(layer, path, nnx.data(found))
 
@@ -101,42 +117,112 @@ def has_bias(leaf: Any) -> bool:
     return isinstance(leaf, FoldedLeaf) and leaf.with_bias
 
 
-def _folded(leaf: Any, reads: Any) -> FoldedLeaf | None:
-    multiplier = None
+def _folded(leaf: Any, reads: Any, scores: Any) -> FoldedLeaf | None:
+    """A leaf that may read a linear layer alone, or the products of rows that ``scores`` makes."""
+    multiplier, bias, largest = None, None, 2**31
     if isinstance(leaf, IntegerAct) and leaf.bits <= WIDEST_NARROW and len(leaf.multipliers) == 1:
         multiplier = leaf.multipliers[0]
     elif isinstance(leaf, IntegerNarrowAct | IntegerGELU | IntegerSoftmax):
         multiplier = leaf.multiplier
-    bias = reads.bias if isinstance(reads, IntegerLinear) else None
-    if multiplier is None or isinstance(jax.tree.leaves((multiplier, bias))[0], Tracer):
+    if _is_plain(reads):
+        bias, largest = reads.bias, reads.weight.shape[-1] * LARGEST_PRODUCT
+    elif isinstance(leaf, IntegerSoftmax) and _is_plain(scores):
+        largest = scores.weight.shape[-2] * 128**2
+    if multiplier is None or _traced((multiplier, bias)):
         return None
-    folded = fold(multiplier, bias)
-    return None if folded is None else FoldedLeaf(leaf, folded, bias is not None)
+    folded = fold(multiplier, largest, bias)
+    return None if folded is None else FoldedLeaf(leaf, (folded,), bias is not None)
 
 
-def fold(multiplier: Multiplier, bias: Any = None) -> Folded | None:
-    """A narrow multiplier, and the bias of what it is applied to, if any.
+def _is_plain(leaf: Any) -> bool:
+    """Whether it is a linear layer with its matrix, or the stack of them, in one array."""
+    return isinstance(leaf, IntegerLinear) and hasattr(leaf.weight, "shape")
+
+
+def _folded_sum(leaf: IntegerAct, reads: Any) -> FoldedLeaf | None:
+    if not _is_plain(reads) or len(leaf.multipliers) != 2 or leaf.bits <= WIDEST_NARROW:
+        return None
+    if _traced((leaf, reads)):
+        return None
+    product, residual = leaf.multipliers
+    largest = reads.weight.shape[-1] * LARGEST_PRODUCT
+    folded = fold_wide(product, largest, reads.bias), fold_wide(residual, LARGEST_RESIDUAL)
+    return None if None in folded else FoldedLeaf(leaf, folded, True)  # type: ignore[arg-type]
+
+
+def _traced(tree: Any) -> bool:
+    return any(isinstance(array, Tracer) for array in jax.tree.leaves(tree))
+
+
+def fold(multiplier: Multiplier, largest: int, bias: Any = None) -> Folded | None:
+    """A narrow multiplier of what is no larger than ``largest``, and its bias, if any.
 
     Args:
         multiplier: of arrays [...] or [..., C].
+        largest: at most 2^31.
         bias: int32 [..., C], |bias| <= 2^30.
 
     Returns:
-        Of NumPy's arrays; None where some ratio is 1/2 and above.
+        Of NumPy's arrays; None where there is no room for a left shift.
     """
-    shift = np.asarray(multiplier.shift, np.int64)
-    pre = np.asarray(0 if multiplier.pre is None else multiplier.pre, np.int64)
+    m, offset, shift, pre, bias = _alike(
+        *map(_int64, (multiplier.m, multiplier.offset, multiplier.shift, multiplier.pre, bias))
+    )
     exponent = HIGHEST - shift + pre
-    if (exponent > HIGHEST).any():
+    left, up = np.maximum(exponent - HIGHEST, 0), np.clip(exponent, 0, HIGHEST)
+    right = np.maximum(-exponent, 0)
+    if left.any() and (((largest + np.abs(bias)) << left) >= 2**31).any():
         return None
-    left, right = np.maximum(exponent, 0), np.maximum(-exponent, 0)
-    m = np.asarray(multiplier.m, np.int64) << left
-    addend = np.asarray(multiplier.offset, np.int64) << (HIGHEST - pre + left)
-    if bias is not None:
-        wide = np.asarray(bias, np.int64)
-        each = [x.reshape(*x.shape, *[1] * (wide.ndim - x.ndim)) for x in (m, addend, right)]
-        m, addend, right = np.broadcast_arrays(*each, wide)[:3]
-        addend = addend + wide * m
-    low = (addend & (2**32 - 1)).astype(np.uint32).view(np.int32)
-    constants: list[Any] = [m.astype(np.int32), (addend >> 32).astype(np.int32), low]
-    return Folded(*constants, right.astype(np.int32) if right.any() else None)  # type: ignore[arg-type]
+    m = m << up
+    addend = (offset << (HIGHEST - pre + left + up)) + (bias << left) * m
+    return Folded(
+        _word(m),
+        *_words(addend),
+        left=_word(left) if left.any() else None,
+        shift=_word(right) if right.any() else None,
+    )
+
+
+def fold_wide(multiplier: Multiplier, largest: int, bias: Any = None) -> Folded | None:
+    """A wide multiplier of what is no larger than ``largest``, and its bias, if any.
+
+    Returns:
+        As ``fold``; None where there is no room for the left shift.
+    """
+    m, offset, shift, pre, bias = _alike(
+        *map(_int64, (multiplier.m, multiplier.offset, multiplier.shift, multiplier.pre, bias))
+    )
+    if (((largest + np.abs(bias)) << pre) >= 2**31).any():
+        return None
+    high, low = _words((offset << 32) + (bias << pre) * m)
+    return Folded(
+        _word(m),
+        high,
+        low if bias.any() else None,
+        left=_word(pre) if pre.any() else None,
+        # Of layers that each have one shift, a number a layer.
+        shift=_word(shift[:, 0] if shift.ndim > 1 and (shift == shift[:, :1]).all() else shift),
+    )
+
+
+def _int64(array: Any) -> np.ndarray:
+    return np.asarray(0 if array is None else array, np.int64)
+
+
+def _alike(*arrays: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Arrays [...] or [..., C], of one shape."""
+    rank = max(array.ndim for array in arrays)
+    return tuple(
+        np.broadcast_arrays(
+            *(x.reshape(*x.shape, *[1] * (rank - x.ndim)) if x.ndim else x for x in arrays)
+        )
+    )
+
+
+def _word(array: np.ndarray) -> Any:
+    return array.astype(np.int32)
+
+
+def _words(array: np.ndarray) -> tuple[Any, Any]:
+    """High and low."""
+    return _word(array >> 32), (array & (2**32 - 1)).astype(np.uint32).view(np.int32)

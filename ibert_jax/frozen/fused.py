@@ -120,7 +120,8 @@ def _join_projections(attention: Any, kernels: str) -> None:
     shape = projections[0].weight.shape[:-1]  # of a value a channel, for every layer of a stack
     act: Any = IntegerAct((_joined([act.multipliers[0] for act in plain], shape),), plain[0].bits)
     if all(isinstance(act, FoldedLeaf) for act in acts):
-        act = FoldedLeaf(act, _joined([act.folded for act in acts], shape), has_bias(acts[0]))
+        folded = _joined([act.folded[0] for act in acts], shape)
+        act = FoldedLeaf(act, (folded,), has_bias(acts[0]))
     linear = IntegerLinear(
         jnp.concatenate([leaf.weight for leaf in projections], axis=-2),
         *(
@@ -287,7 +288,7 @@ class FusedAct:
     def __call__(self, first: Any, *others: Any) -> Any:
         others = tuple(map(settled, others))
         if isinstance(first, PendingLinear) and others and first.gelu is None:
-            return PendingSum(first, others, _plain(self.leaf))
+            return PendingSum(first, others, self.leaf)
         if others or not isinstance(first, PendingLinear | PendingContext):
             return self.leaf(settled(first), *others)
         if self.kernels == INTERPRETED:

@@ -83,7 +83,7 @@ class PendingSum:
 
     product: PendingLinear
     others: tuple[jax.Array, ...]
-    act: IntegerAct
+    act: Any
 
     def settle(self) -> jax.Array:
         return self.act(self.product.settle(), *self.others)
@@ -103,7 +103,11 @@ class PendingSum:
             norm.eps_exponent,
             before=_add_bias_and_sum,
             after=None if copy is None else copied,
-            constants=(linear.bias, self.act, in_kernel(copy)),
+            constants=(
+                None if has_bias(self.act) else linear.bias,
+                in_kernel(self.act),
+                in_kernel(copy),
+            ),
             interpret=interpret,
         )
 
@@ -211,7 +215,9 @@ def _finish(x: jax.Array, leaves: tuple[IntegerGELU | None, IntegerAct]) -> jax.
 def _add_bias_and_sum(accumulators: jax.Array, *rest: Any) -> jax.Array:
     """What a LayerNorm reads, of the accumulators before their bias and the residual."""
     *others, (bias, act, _) = rest
-    return _requantized((accumulators + align(bias, accumulators.ndim), *others), act)
+    if bias is not None:
+        accumulators = accumulators + align(bias, accumulators.ndim)
+    return _requantized((accumulators, *others), act)
 
 
 def copied(normalized: jax.Array, constants: tuple[Any, Any, IntegerAct]) -> jax.Array:

@@ -48,34 +48,43 @@ class Multiplier:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Folded:
-    """A narrow ``Multiplier`` as one multiplication and one addition, of 64 bits, for GPU kernels.
+    """A ``Multiplier`` as one multiplication and one addition, of 64 bits, for GPU kernels.
 
-    ``floor((x m + addend) 2^-32) 2^-shift``, int32 arrays, scalar or one per channel [C]; see
-    ``frozen.folding``, which makes it.
+    ``floor((x 2^left m + addend) 2^-32) 2^-shift``, int32 arrays, scalar or one per channel [C];
+    see ``frozen.folding``, which makes it.
 
     Attributes:
         m: |m| < 2^31.
-        high, low: the words of the addend, below 2^62.
-        shift: in [1, 30]; None says that it is zero everywhere.
+        high, low: the words of the addend, below 2^63; ``low`` None says that it is zero.
+        left, shift: in [0, 30]; None says that it is zero everywhere.
     """
 
     m: jax.Array
     high: jax.Array
-    low: jax.Array
-    shift: jax.Array | None
+    low: jax.Array | None = None
+    left: jax.Array | None = None
+    shift: jax.Array | None = None
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """int32 [..., C] -> int32 [..., C]: what ``rescale`` makes of x (and of the bias of which
         this was made, if it was of one); where that saturates x, on the same side beyond 2^28.
         """
-        m, high, low = (align(each, x.ndim) for each in (self.m, self.high, self.low))
-        found = multiply_add_high(x, m, high, low)
+        if self.left is not None:
+            x = x << align(self.left, x.ndim)
+        m, high = (align(each, x.ndim) for each in (self.m, self.high))
+        if self.low is None:
+            found = multiply_high(x, m) + high
+        else:
+            found = multiply_add_high(x, m, high, align(self.low, x.ndim))
         return found if self.shift is None else found >> align(self.shift, x.ndim)
 
     def negative_below(self, top: jax.Array) -> Callable[[jax.Array], jax.Array]:
         """What makes of x the negative of what a call makes of x - top; of scalar constants."""
-        shift = 0 if self.shift is None else self.shift
-        return multiply_add_high_below(top, self.m, self.high, self.low, shift)
+        left, shift, low = (
+            0 if each is None else each for each in (self.left, self.shift, self.low)
+        )
+        negative = multiply_add_high_below(top, left, self.m, self.high, low, shift)
+        return lambda x: negative(x << left)
 
 
 def pack(multiplier: Multiplier) -> jax.Array:

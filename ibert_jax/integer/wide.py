@@ -41,16 +41,21 @@ def multiply_add_high(x: jax.Array, m: jax.Array, high: jax.Array, low: jax.Arra
 
 
 def multiply_add_high_below(
-    top: jax.Array, m: jax.Array, high: jax.Array, low: jax.Array, shift: jax.Array | int = 0
+    top: jax.Array,
+    left: jax.Array | int,
+    m: jax.Array,
+    high: jax.Array,
+    low: jax.Array | int,
+    shift: jax.Array | int,
 ) -> Callable[[jax.Array], jax.Array]:
-    """What makes -floor(((x - top) * m + addend) / 2^(32 + shift)) of x, all int32.
+    """What makes -floor(((x - top 2^left) * m + addend) / 2^(32 + shift)) of x, all int32.
 
     For many x beside one ``top`` [R, 1], which enters the addend: negated, and with what makes
     rounding up of rounding down, x is again multiplied and added to once.
     """
     with jax.enable_x64(True):
         up = (np.int64(1) << (_int64(shift) + np.int64(32))) - np.int64(1)
-        addend = _int64(top) * _int64(m) - _words(high, low) + up
+        addend = (_int64(top) << _int64(left)) * _int64(m) - _words(high, low) + up
 
     def negative(x: jax.Array) -> jax.Array:
         with jax.enable_x64(True):
@@ -64,7 +69,7 @@ def _int64(x: Any) -> jax.Array:
     return lax.convert_element_type(x, np.int64)
 
 
-def _words(high: jax.Array, low: jax.Array) -> jax.Array:
+def _words(high: jax.Array, low: jax.Array | int) -> jax.Array:
     return (_int64(high) << np.int64(32)) | (_int64(low) & np.int64(2**32 - 1))
 
 
