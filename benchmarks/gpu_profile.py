@@ -19,7 +19,7 @@ FORWARDS = 3
 AROUND = ("while", "conditional", "call")
 
 
-def stages(forward: Any) -> dict[str, dict[str, float]]:
+def stages(forward: Any) -> dict[str, dict[str, Any]]:
     """Milliseconds a forward pass and number of kernels, by leaf, the most expensive first.
 
     What stands outside of leaves is found under its own name. Kernels that run side by side
@@ -39,14 +39,22 @@ def stages(forward: Any) -> dict[str, dict[str, float]]:
     origins = _origins(forward.compiled.as_text())
     seconds: Counter[str] = Counter()
     kernels: Counter[str] = Counter()
+    each: dict[str, Counter[str]] = {}
     for instruction, kernel, duration in events:
         if instruction.startswith(AROUND):  # on a CPU, where these are events of their own
             continue
         stage = _stage(origins, instruction, kernel)
         seconds[stage] += duration
         kernels[stage] += 1
+        each.setdefault(stage, Counter())[instruction or kernel] += duration
     return {
-        stage: {"ms": total * 1e-6 / FORWARDS, "kernels": kernels[stage] / FORWARDS}
+        stage: {
+            "ms": total * 1e-6 / FORWARDS,
+            "kernels": kernels[stage] / FORWARDS,
+            "ms_by_kernel": {
+                name: round(part * 1e-6 / FORWARDS, 6) for name, part in each[stage].most_common()
+            },
+        }
         for stage, total in seconds.most_common()
     }
 

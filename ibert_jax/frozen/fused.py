@@ -7,7 +7,8 @@ remembers what it is to be computed from; the activation that reads it computes 
 The graph is untouched, and every number comes from the leaves' own arithmetic: the kernels of
 ``integer.pallas_linear`` and ``pallas_attention`` are given the leaves as their epilogues.
 
-Query, key and value, which read the same operand, are one product. LayerNorm, which passes over its
+Query and key, which read the same operand, are one product; the values are one transposed, as
+attention reads them. LayerNorm, which passes over its
 rows several times, is one kernel with the residual sum before it and, where an 8-bit copy follows
 in the layer, that; the product of such a sum is XLA's. Whatever else reads a pending value settles
 it: it is computed leaf by leaf, as without fusion.
@@ -33,9 +34,10 @@ from ibert_jax.frozen.pending import (
     PendingSlice,
     PendingSum,
     PendingWeights,
+    Transposed,
     copied,
     settled,
-    unless_slice,
+    unless_in_place,
 )
 from ibert_jax.layers.activation import IntegerAct, IntegerPass
 from ibert_jax.layers.attention import IntegerContext, IntegerScores
@@ -106,7 +108,10 @@ def _plain(leaf: Any) -> Any:
 
 
 def _join_projections(attention: Any, kernels: str) -> None:
-    """Let query, key and value be one product, where they are alike but for their numbers."""
+    """Let query and key be one product, where they are alike but for their numbers.
+
+    The values are another, with the channels first.
+    """
     names = ("query", "key", "value")
     projections = [getattr(attention, name) for name in names]
     acts = [getattr(attention, f"{name}_activation") for name in names]
@@ -118,18 +123,23 @@ def _join_projections(attention: Any, kernels: str) -> None:
     if not alike or not usual or len({act.bits for act in plain}) > 1:
         return
     shape = projections[0].weight.shape[:-1]  # of a value a channel, for every layer of a stack
-    act: Any = IntegerAct((_joined([act.multipliers[0] for act in plain], shape),), plain[0].bits)
-    if all(isinstance(act, FoldedLeaf) for act in acts):
-        folded = _joined([act.folded[0] for act in acts], shape)
-        act = FoldedLeaf(act, (folded,), has_bias(acts[0]))
+    *first, value_act = acts
+    act: Any = IntegerAct(
+        (_joined([act.multipliers[0] for act in plain[:-1]], shape),), plain[0].bits
+    )
+    if all(isinstance(act, FoldedLeaf) for act in first):
+        folded = _joined([act.folded[0] for act in first], shape)
+        act = FoldedLeaf(act, (folded,), has_bias(first[0]))
     linear = IntegerLinear(
-        jnp.concatenate([leaf.weight for leaf in projections], axis=-2),
+        jnp.concatenate([leaf.weight for leaf in projections[:-1]], axis=-2),
         *(
-            jnp.concatenate([getattr(leaf, name) for leaf in projections], axis=-1)
+            jnp.concatenate([getattr(leaf, name) for leaf in projections[:-1]], axis=-1)
             for name in ("bias", "shifted_bias")
         ),
     )
-    attention.query = nnx.data(FusedProjections(linear, act, len(names), kernels))
+    attention.query = nnx.data(
+        FusedProjections(linear, act, projections[-1], value_act, len(first), kernels)
+    )
     attention.key = attention.value = nnx.data(None)
     for name in names:
         setattr(attention, f"{name}_activation", nnx.data(IntegerPass()))
@@ -216,7 +226,7 @@ class FusedScores:
     leaf: IntegerScores
 
     def __call__(self, query: Any, key: Any) -> PendingScores:
-        return PendingScores(unless_slice(query), unless_slice(key), self.leaf)
+        return PendingScores(unless_in_place(query), unless_in_place(key), self.leaf)
 
 
 @jax.tree_util.register_dataclass
@@ -241,29 +251,47 @@ class FusedContext:
 
     def __call__(self, weights: Any, value: Any) -> Any:
         if isinstance(weights, PendingWeights):
-            return PendingContext(weights, unless_slice(value), self.leaf)
+            return PendingContext(weights, unless_in_place(value), self.leaf)
         return self.leaf(weights, settled(value))
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class FusedProjections:
-    """Linear layers of one operand, each with its activation, as one kernel.
+    """Linear layers of one operand, each with its activation, as two kernels.
 
     Attributes:
-        linear: their outputs one after the other.
+        linear: the outputs of all but the values one after the other.
         act: of all of them.
-        count: how many they are, equally wide.
+        value: the values.
+        value_act: theirs.
+        count: how many ``linear`` stands for, equally wide.
     """
 
     linear: IntegerLinear
     act: Any
+    value: IntegerLinear
+    value_act: Any
     count: int = dataclasses.field(metadata={"static": True})
     kernels: str = dataclasses.field(metadata={"static": True})
 
-    def __call__(self, q: Any) -> tuple[PendingSlice, ...]:
-        whole = FusedAct(self.act, self.kernels)(PendingLinear(settled(q), self.linear))
-        return tuple(PendingSlice(whole, index, self.count) for index in range(self.count))
+    def __call__(self, q: Any) -> tuple[PendingSlice | Transposed, ...]:
+        q = settled(q)
+        whole = FusedAct(self.act, self.kernels)(PendingLinear(q, self.linear))
+        slices = (PendingSlice(whole, index, self.count) for index in range(self.count))
+        values = PendingLinear(q, self.value)
+
+        def fused(values: PendingLinear, act: Any, interpret: bool = False) -> jax.Array:
+            return values.fused(act, interpret=interpret, channels_first=True)
+
+        def apart(values: PendingLinear, act: Any) -> jax.Array:
+            return jnp.moveaxis(act(values.settle()), -1, 0)
+
+        if self.kernels == INTERPRETED:
+            found = fused(values, self.value_act, interpret=True)
+        else:
+            found = lax.platform_dependent(values, self.value_act, cuda=fused, default=apart)
+        return *slices, Transposed(found)
 
 
 @jax.tree_util.register_dataclass

@@ -38,6 +38,17 @@ class PendingSlice:
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
+class Transposed:
+    """An array [..., C] with its channels first, as attention reads values."""
+
+    channels_first: jax.Array
+
+    def settle(self) -> jax.Array:
+        return jnp.moveaxis(self.channels_first, 0, -1)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
 class Normalized:
     """What a LayerNorm left, int32 [..., C], and its 8-bit copy."""
 
@@ -61,19 +72,21 @@ class PendingLinear:
         accumulators = self.linear(self.q)
         return accumulators if self.gelu is None else self.gelu(accumulators)
 
-    def fused(self, act: Any, *, interpret: bool) -> jax.Array:
-        """act(self) as one kernel."""
+    def fused(self, act: Any, *, interpret: bool, channels_first: bool = False) -> jax.Array:
+        """act(self) as one kernel; int8 [..., N], or [N, ...]."""
         # Not before it is needed: Pallas is slow to import and its Triton backend not for ever.
         from ibert_jax.integer.pallas_linear import fused_linear
 
-        return fused_linear(
-            self.q,
-            of_matrix(self.linear.weight, lambda matrix: matrix),
-            None if has_bias(act if self.gelu is None else self.gelu) else self.linear.bias,
-            _finish,
-            (in_kernel(self.gelu), in_kernel(act)),
-            interpret=interpret,
-        )
+        weight = of_matrix(self.linear.weight, lambda matrix: matrix)
+        bias = None if has_bias(act if self.gelu is None else self.gelu) else self.linear.bias
+        constants = in_kernel(self.gelu), in_kernel(act)
+        if channels_first:
+            tokens = self.q.reshape(-1, self.q.shape[-1])
+            found = fused_linear(
+                weight, tokens, bias, _finish, constants, by_row=True, interpret=interpret
+            )
+            return found.reshape(-1, *self.q.shape[:-1])
+        return fused_linear(self.q, weight, bias, _finish, constants, interpret=interpret)
 
 
 @jax.tree_util.register_dataclass
@@ -145,7 +158,7 @@ class PendingContext:
     """The weighted mean of the values: int32 [B, T, H * D]."""
 
     weights: PendingWeights
-    value: jax.Array | PendingSlice
+    value: jax.Array | PendingSlice | Transposed
     leaf: IntegerContext
 
     def settle(self) -> jax.Array:
@@ -156,7 +169,12 @@ class PendingContext:
         from ibert_jax.integer.pallas_attention import fused_attention
 
         scores, softmax = self.weights.scores, in_kernel(self.weights.softmax)
-        slices, of, (query, key, value) = slices_of(scores.query, scores.key, self.value)
+        slices, of, (query, key) = slices_of(scores.query, scores.key)
+        value = self.value
+        if isinstance(value, Transposed):
+            value = value.channels_first
+        else:
+            value = jnp.moveaxis(settled(value), -1, 0)
         return fused_attention(
             query,
             key,
@@ -182,6 +200,7 @@ PENDING = (
     PendingSlice,
     PendingSum,
     PendingWeights,
+    Transposed,
 )
 
 
@@ -190,9 +209,9 @@ def settled(value: Any) -> Any:
     return value.settle() if isinstance(value, PENDING) else value
 
 
-def unless_slice(value: Any) -> Any:
-    """``value``, computed if it is pending; a slice stays one, which attention reads in place."""
-    return value if isinstance(value, PendingSlice) else settled(value)
+def unless_in_place(value: Any) -> Any:
+    """``value``, computed if it is pending; what attention reads in place stays as it is."""
+    return value if isinstance(value, PendingSlice | Transposed) else settled(value)
 
 
 def slices_of(

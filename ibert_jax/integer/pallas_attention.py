@@ -87,7 +87,7 @@ def fused_attention(
     constants: Any,
     *,
     heads: int,
-    slices: tuple[int, ...] = (0, 0, 0),
+    slices: tuple[int, ...] = (0, 0),
     of: int = 1,
     kept_heads: jax.Array | None = None,
     published: bool = False,
@@ -97,15 +97,18 @@ def fused_attention(
     """epilogue(softmax(query . key) . value, constants), head by head.
 
     Args:
-        query, key, value: int8 [B, T, of * H * D].
+        query, key: int8 [B, T, of * H * D].
+        value: int8 [H * D, B, T]: a product with the weights sums over tokens, which an
+            instruction wants next to each other. Transposed here, byte by byte, they took a third
+            of the kernel's time.
         mask: bool [B, T], True for a key that counts.
         multiplier: scalars, narrow: from the scores' scale to ln2 / 2^11.
         epilogue: works element by element on int32 [R, C], the context in 2^-21 of a value's
             step; see ``pallas_linear``.
         constants: a pytree of int32 arrays, scalars or one value a channel [H * D].
         heads: H.
-        slices: which H * D channels of each count: of one array that holds all three, 0, 1, 2.
-        of: how many times H * D channels each has.
+        slices: which H * D channels of query and key count: of one array that holds both, 0, 1.
+        of: how many times H * D channels each of them has.
         kept_heads: bool [H], True for a head that counts; None, all do.
         published: whether the softmax is the published one (``softmax_reference``).
         tiles: how the work is cut; the results do not depend on it.
@@ -134,10 +137,8 @@ def fused_attention(
     first = [index * heads for index in slices]
     tile = pl.BlockSpec((None, rows, None, depth), lambda i, h, b: (b, i, h, 0))
     queries = pl.BlockSpec((None, rows, None, depth), lambda i, h, b: (b, i, first[0] + h, 0))
-    keys, values = (
-        pl.BlockSpec((None, padded, None, depth), lambda i, h, b, at=at: (b, 0, at + h, 0))
-        for at in first[1:]
-    )
+    keys = pl.BlockSpec((None, padded, None, depth), lambda i, h, b: (b, 0, first[1] + h, 0))
+    values = pl.BlockSpec((None, depth, None, padded), lambda i, h, b: (h, 0, b, 0))
     found = pl.pallas_call(
         partial(
             _kernel,
@@ -166,7 +167,7 @@ def fused_attention(
     )(
         split(query),
         split(key),
-        split(value),
+        pad_to(value.reshape(heads, width, batch, length), (heads, depth, batch, padded)),
         pad_to(mask.astype(jnp.int32), (batch, padded)),
         kept_heads.astype(jnp.int32),
         pad_to(of_heads, (*of_heads.shape[:2], depth)),
@@ -239,11 +240,11 @@ def _kernel(
 
     def weigh(index: Any, state: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
         weights = signed_weights(index)
-        values = v[pl.ds(index * slice_size, slice_size), :]
+        values = v[:, pl.ds(index * slice_size, slice_size)]
         ones = jnp.ones(weights.shape, jnp.int8)
         product, surplus = (
             lax.dot_general(
-                left, values, (((1,), (0,)), ((), ())), preferred_element_type=jnp.int32
+                left, values, (((1,), (1,)), ((), ())), preferred_element_type=jnp.int32
             )
             for left in (weights.astype(jnp.int8), ones)
         )

@@ -40,6 +40,7 @@ from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton
 
+from ibert_jax.integer.dyadic import align
 from ibert_jax.integer.pallas_constants import (
     SUMMED,
     pack_constants,
@@ -94,6 +95,7 @@ def fused_linear(
     epilogue: Epilogue,
     constants: Any,
     *,
+    by_row: bool = False,
     tiles: Tiles = DEFAULT_TILES,
     interpret: bool = False,
 ) -> jax.Array:
@@ -107,6 +109,8 @@ def fused_linear(
             [R, C]; it may be shown any tile, in any order.
         constants: a pytree of int32 arrays, scalars or one value a column [N]; the epilogue gets
             it with the columns of its tile.
+        by_row: whether bias and constants belong to rows, [M] of int8 [M, K], in place of columns;
+            the epilogue then gets arrays [R, 1].
         tiles: how the work is cut; the results do not depend on it.
         interpret: run by Pallas' interpreter, on any platform.
 
@@ -123,16 +127,17 @@ def fused_linear(
         )
     )  # fmt: skip
     tile = (tiles.rows, tiles.columns)
-    vectors, scalars, unpack = pack_constants((bias, constants), columns)
+    vectors, scalars, unpack = pack_constants((bias, constants), rows if by_row else columns)
+    long, part = (height, tiles.rows) if by_row else (width, tiles.columns)
     tile_spec = pl.BlockSpec(tile, lambda column, row: (row, column))
     found = pl.pallas_call(
-        partial(_kernel, epilogue=epilogue, unpack=unpack, slice_size=tiles.depth),
+        partial(_kernel, epilogue=epilogue, unpack=unpack, slice_size=tiles.depth, by_row=by_row),
         # Neighbours share rows of q: columns run first.
         grid=(width // tiles.columns, height // tiles.rows),
         in_specs=[
             pl.BlockSpec((tiles.rows, along), lambda column, row: (row, 0)),
             pl.BlockSpec((tiles.columns, along), lambda column, row: (column, 0)),
-            pl.BlockSpec((len(vectors), tiles.columns), lambda column, row: (0, column)),
+            pl.BlockSpec((len(vectors), part), lambda column, row: (0, row if by_row else column)),
             pl.BlockSpec(scalars.shape, lambda column, row: (0,)),
         ],
         out_specs=tile_spec,
@@ -144,7 +149,7 @@ def fused_linear(
         # Zeros up to whole tiles: they add nothing to a sum, and what they make is cut off.
         pad_to(q.reshape(rows, depth), (height, along)),
         pad_to(weight, (width, along)),
-        pad_to(vectors, (len(vectors), width)),
+        pad_to(vectors, (len(vectors), long)),
         scalars,
     )
     return found[:rows, :columns].reshape(*lead, columns)
@@ -160,6 +165,7 @@ def _kernel(
     epilogue: Epilogue,
     unpack: Callable[..., Any],
     slice_size: int,
+    by_row: bool,
 ) -> None:
     def add_slice(index: jax.Array, accumulators: jax.Array) -> jax.Array:
         along = pl.ds(index * slice_size, slice_size)
@@ -171,6 +177,10 @@ def _kernel(
     slices = x.shape[1] // slice_size
     accumulators = lax.fori_loop(0, slices, add_slice, jnp.zeros(out.shape, jnp.int32))
     bias, constants = unpack(vectors, scalars)
+    if by_row:
+        bias, constants = jax.tree.map(
+            lambda x: x.reshape(-1, 1) if x.ndim else x, (bias, constants)
+        )
     if bias is not None:
-        accumulators = accumulators + bias.reshape(1, -1)
+        accumulators = accumulators + align(bias, 2)
     out[...] = epilogue(accumulators, constants)

@@ -16,8 +16,8 @@ import ibert_jax as ib
 from ibert_jax.proof import examine
 from ibert_jax.proof.walk_stablehlo import walk_stablehlo
 
-KERNELS = 7
-"""In a layer: query, key and value, attention, two LayerNorms with their sums, the feed-forward's
+KERNELS = 8
+"""In a layer: query and key, value, attention, two LayerNorms with their sums, the feed-forward's
 first half. Outside of layers: the LayerNorm of the embeddings and the language model's."""
 RESULTS = KERNELS + 1
 """Attention's LayerNorm makes a copy, too."""

@@ -77,6 +77,22 @@ def test_linear_with_gelu_of_any_shape(rows: int, k: int, n: int) -> None:
     assert np.array_equal(fused, plain)
 
 
+def test_linear_transposed() -> None:
+    """The weights as rows: constants and bias belong to them."""
+    q, weight, bias = linear_case(37, 24, 20)
+    rng = np.random.default_rng(0)
+    constants = multiplier(rng, (4, 10), (20,)), jnp.int32(9), multiplier(rng, (16, 24), (20,))
+
+    def run(*operands: jax.Array, by_row: bool) -> jax.Array:
+        return fused_linear(
+            *operands, bias, gelu_to_8_bits, constants, by_row=by_row, tiles=SMALL, interpret=True
+        )
+
+    rows = q[:, 0]
+    found = run(weight, rows, by_row=True)
+    assert np.array_equal(found.T, run(rows, weight, by_row=False))
+
+
 def test_tiles_leave_no_multiprocessor_idle() -> None:
     assert Tiles().for_shape(16384, 768, 768) == Tiles()
     assert Tiles().for_shape(128, 768, 3072) == Tiles(rows=32, columns=32, warps=1)
@@ -114,7 +130,7 @@ def test_attention_of_any_shape(
         return plain, fused_attention(
             query,
             key,
-            value,
+            jnp.moveaxis(value, -1, 0),
             mask,
             softmax.multiplier,
             to_8_bits,
@@ -132,7 +148,7 @@ def test_attention_of_any_shape(
 
 
 def test_attention_reads_slices_in_place() -> None:
-    """Query, key and value side by side in one array, a third each."""
+    """Query and key side by side in one array, a half each."""
     query, key, value, mask = attention_case(2, 40, 24, 0)
     rng = np.random.default_rng(0)
     constants = multiplier(rng, (1, 5)), multiplier(rng, (20, 24), (24,))
@@ -142,8 +158,8 @@ def test_attention_reads_slices_in_place() -> None:
             *arrays, mask, constants[0], to_8_bits, constants[1], heads=3, interpret=True, **where
         )
 
-    whole = jnp.concatenate([query, key, value], axis=-1)
-    found = run(whole, whole, whole, slices=(0, 1, 2), of=3)
+    whole, value = jnp.concatenate([query, key], axis=-1), jnp.moveaxis(value, -1, 0)
+    found = run(whole, whole, value, slices=(0, 1), of=2)
     assert np.array_equal(found, run(query, key, value))
 
 
@@ -236,11 +252,12 @@ def test_kernels_lower_to_triton_without_a_gpu() -> None:
 
     def run(q: Any, weight: Any, bias: Any, gelu: Any, softmax: Any, act: Any, mask: Any) -> Any:
         inner = fused_linear(q, weight, bias, gelu_to_8_bits, gelu)
+        values = jnp.moveaxis(inner, -1, 0)
         context = fused_attention(
-            inner, inner, inner, mask, softmax, to_8_bits, act, heads=4, published=True
+            inner, inner, values, mask, softmax, to_8_bits, act, heads=4, published=True
         )
         context = fused_attention(
-            context, inner, inner, mask, softmax, to_8_bits, act, heads=4, published=False
+            context, inner, values, mask, softmax, to_8_bits, act, heads=4, published=False
         )
         return fused_normalize((context.astype(jnp.int32),), bias[0], bias[1])[0]
 
