@@ -130,8 +130,7 @@ def fused_attention(
         shape = (batch, length, of * heads, width)
         return pad_to(x.reshape(shape), (batch, padded, of * heads, depth))
 
-    vectors, scalars, unpack = pack_constants((multiplier, constants), channels)
-    of_heads = vectors.reshape(-1, heads, width)
+    table, unpack = pack_constants((multiplier, constants))
     if kept_heads is None:
         kept_heads = jnp.ones((heads,), jnp.int32)
     first = [index * heads for index in slices]
@@ -146,6 +145,7 @@ def fused_attention(
             unpack=unpack,
             published=published,
             slice_size=slice_size,
+            width=width,
         ),
         grid=(padded // rows, heads, batch),
         in_specs=[
@@ -154,8 +154,7 @@ def fused_attention(
             values,
             pl.BlockSpec((None, padded), lambda i, h, b: (b, 0)),
             pl.BlockSpec((1,), lambda i, h, b: (h,)),
-            pl.BlockSpec((len(vectors), None, depth), lambda i, h, b: (0, h, 0)),
-            pl.BlockSpec(scalars.shape, lambda i, h, b: (0,)),
+            pl.BlockSpec(table.shape, lambda i, h, b: (0,)),
         ],
         out_specs=tile,
         out_shape=jax.ShapeDtypeStruct(
@@ -170,8 +169,7 @@ def fused_attention(
         pad_to(value.reshape(heads, width, batch, length), (heads, depth, batch, padded)),
         pad_to(mask.astype(jnp.int32), (batch, padded)),
         kept_heads.astype(jnp.int32),
-        pad_to(of_heads, (*of_heads.shape[:2], depth)),
-        scalars,
+        table,
     )
     return found[:, :length, :, :width].reshape(batch, length, channels)
 
@@ -182,16 +180,16 @@ def _kernel(
     v: Any,
     mask: Any,
     kept_head: Any,
-    vectors: Any,
-    scalars: Any,
+    table: Any,
     out: Any,
     *,
     epilogue: Epilogue,
-    unpack: Callable[[Any, Any], Any],
+    unpack: Callable[..., Any],
     published: bool,
     slice_size: int,
+    width: int,
 ) -> None:
-    multiplier, constants = unpack(vectors, scalars)
+    multiplier, constants = unpack(table, pl.program_id(1) * width, out.shape[-1])
     queries = q[...]
     count = k.shape[0] // slice_size
 

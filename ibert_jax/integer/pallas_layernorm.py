@@ -30,7 +30,7 @@ from jax.experimental.pallas import triton
 
 from ibert_jax.integer.isqrt import isqrt
 from ibert_jax.integer.layernorm import golden_step, halvings_of, numerator
-from ibert_jax.integer.pallas_constants import pack_constants, pad_to
+from ibert_jax.integer.pallas_constants import Placed, pack_constants, pad_to
 
 WARPS = 2
 """Of a program, which has one row."""
@@ -49,8 +49,8 @@ def first_of(x: jax.Array, _: Any) -> jax.Array:
 
 def fused_normalize(
     operands: Sequence[jax.Array],
-    eps_mantissa: jax.Array,
-    eps_exponent: jax.Array,
+    eps_mantissa: jax.Array | Placed,
+    eps_exponent: jax.Array | Placed,
     *,
     before: Elementwise = first_of,
     after: Elementwise | None = None,
@@ -75,15 +75,13 @@ def fused_normalize(
     parts = parts_of(channels)
     width, count = sum(parts), math.prod(lead)
     row = pl.BlockSpec((None, width), lambda i: (i, 0))
-    vectors, scalars, unpack = pack_constants(constants, channels)
+    table, unpack = pack_constants(((eps_mantissa, eps_exponent), constants))
     types = (jnp.int32,) if after is None else (jnp.int32, jnp.int8)
     found = pl.pallas_call(
         partial(_kernel, before=before, after=after, unpack=unpack, channels=channels, parts=parts),
         grid=(count,),
         in_specs=[
-            pl.BlockSpec((2,), lambda i: (0,)),
-            pl.BlockSpec((len(vectors), width), lambda i: (0, 0)),
-            pl.BlockSpec(scalars.shape, lambda i: (0,)),
+            pl.BlockSpec(table.shape, lambda i: (0,)),
             *(row for _ in operands),
         ],
         out_specs=[row for _ in types],
@@ -94,9 +92,7 @@ def fused_normalize(
         interpret=interpret,
         name="fused_normalize",
     )(
-        jnp.stack([eps_mantissa, eps_exponent]),
-        pad_to(vectors, (len(vectors), width)),
-        scalars,
+        table,
         *(pad_to(x.reshape(count, channels), (count, width)) for x in operands),
     )
     return tuple(x[:, :channels].reshape(*lead, channels) for x in found)
@@ -109,9 +105,7 @@ def parts_of(channels: int) -> list[int]:
 
 
 def _kernel(
-    eps: Any,
-    vectors: Any,
-    scalars: Any,
+    table: Any,
     *refs: Any,
     before: Elementwise,
     after: Elementwise | None,
@@ -126,7 +120,8 @@ def _kernel(
         start + lax.broadcasted_iota(jnp.int32, (1, size), 1)
         for start, size in zip(starts, parts, strict=True)
     ]
-    constants = [unpack(vectors, scalars, place) for place in places]
+    unpacked = [unpack(table, start, size) for start, size in zip(starts, parts, strict=True)]
+    constants, eps = [values for _, values in unpacked], unpacked[0][0]
     elements = [
         before(*(x[place].reshape(1, -1) for x in inputs), values)
         for place, values in zip(places, constants, strict=True)

@@ -127,8 +127,7 @@ def fused_linear(
         )
     )  # fmt: skip
     tile = (tiles.rows, tiles.columns)
-    vectors, scalars, unpack = pack_constants((bias, constants), rows if by_row else columns)
-    long, part = (height, tiles.rows) if by_row else (width, tiles.columns)
+    table, unpack = pack_constants((bias, constants))
     tile_spec = pl.BlockSpec(tile, lambda column, row: (row, column))
     found = pl.pallas_call(
         partial(_kernel, epilogue=epilogue, unpack=unpack, slice_size=tiles.depth, by_row=by_row),
@@ -137,8 +136,7 @@ def fused_linear(
         in_specs=[
             pl.BlockSpec((tiles.rows, along), lambda column, row: (row, 0)),
             pl.BlockSpec((tiles.columns, along), lambda column, row: (column, 0)),
-            pl.BlockSpec((len(vectors), part), lambda column, row: (0, row if by_row else column)),
-            pl.BlockSpec(scalars.shape, lambda column, row: (0,)),
+            pl.BlockSpec(table.shape, lambda column, row: (0,)),
         ],
         out_specs=tile_spec,
         out_shape=jax.ShapeDtypeStruct((height, width), type_of(epilogue, tile, constants)),
@@ -149,8 +147,7 @@ def fused_linear(
         # Zeros up to whole tiles: they add nothing to a sum, and what they make is cut off.
         pad_to(q.reshape(rows, depth), (height, along)),
         pad_to(weight, (width, along)),
-        pad_to(vectors, (len(vectors), long)),
-        scalars,
+        table,
     )
     return found[:rows, :columns].reshape(*lead, columns)
 
@@ -158,8 +155,7 @@ def fused_linear(
 def _kernel(
     x: Any,
     w: Any,
-    vectors: Any,
-    scalars: Any,
+    table: Any,
     out: Any,
     *,
     epilogue: Epilogue,
@@ -176,7 +172,8 @@ def _kernel(
 
     slices = x.shape[1] // slice_size
     accumulators = lax.fori_loop(0, slices, add_slice, jnp.zeros(out.shape, jnp.int32))
-    bias, constants = unpack(vectors, scalars)
+    size = out.shape[0 if by_row else 1]
+    bias, constants = unpack(table, pl.program_id(1 if by_row else 0) * size, size)
     if by_row:
         bias, constants = jax.tree.map(
             lambda x: x.reshape(-1, 1) if x.ndim else x, (bias, constants)
