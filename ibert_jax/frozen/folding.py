@@ -56,27 +56,20 @@ LARGEST_PRODUCT = 127 * 128
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class FoldedLeaf:
-    """A leaf, with its multiplier folded for kernels that compute it.
+    """A leaf as it was frozen, and as kernels compute it.
 
     Attributes:
-        leaf: as it was frozen, which computes everywhere else.
-        folded: its multipliers, in the order of its operands.
+        leaf: computes everywhere else.
+        in_kernel: the same of folded multipliers; it leaves out the bias, if that is folded.
         with_bias: whether the bias of the linear layer that the leaf reads is folded, too.
     """
 
     leaf: Any
-    folded: tuple[Folded, ...]
+    in_kernel: Any
     with_bias: bool = dataclasses.field(metadata={"static": True})
 
     def __call__(self, *operands: Any) -> Any:
         return self.leaf(*operands)
-
-    @property
-    def in_kernel(self) -> Any:
-        """The leaf with the folded multiplier; it leaves out the bias, if that is folded."""
-        if isinstance(self.leaf, IntegerAct):
-            return dataclasses.replace(self.leaf, multipliers=self.folded)
-        return dataclasses.replace(self.leaf, multiplier=self.folded[0])
 
 
 def fold_constants(network: nnx.Module) -> None:
@@ -131,7 +124,10 @@ def _folded(leaf: Any, reads: Any, scores: Any) -> FoldedLeaf | None:
     if multiplier is None or _traced((multiplier, bias)):
         return None
     folded = fold(multiplier, largest, bias)
-    return None if folded is None else FoldedLeaf(leaf, (folded,), bias is not None)
+    if folded is None:
+        return None
+    one = {"multipliers": (folded,)} if isinstance(leaf, IntegerAct) else {"multiplier": folded}
+    return FoldedLeaf(leaf, dataclasses.replace(leaf, **one), bias is not None)
 
 
 def _is_plain(leaf: Any) -> bool:
@@ -147,7 +143,9 @@ def _folded_sum(leaf: IntegerAct, reads: Any) -> FoldedLeaf | None:
     product, residual = leaf.multipliers
     largest = reads.weight.shape[-1] * LARGEST_PRODUCT
     folded = fold_wide(product, largest, reads.bias), fold_wide(residual, LARGEST_RESIDUAL)
-    return None if None in folded else FoldedLeaf(leaf, folded, True)  # type: ignore[arg-type]
+    if any(each is None for each in folded):
+        return None
+    return FoldedLeaf(leaf, dataclasses.replace(leaf, multipliers=folded), True)  # type: ignore[arg-type]
 
 
 def _traced(tree: Any) -> bool:

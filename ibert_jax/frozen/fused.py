@@ -85,9 +85,30 @@ def fuse_leaves(network: nnx.Module, kernels: str, *, attention: bool = True) ->
                 _copy_when_normalized(layer, kernels)
                 for path, leaf in integer_leaves(layer).items():
                     put_leaf(layer, path, nnx.data(_fused(leaf, kernels, attention)))
+            if module.stacked is not None:
+                module.stacked = nnx.data(_placed(module.stacked, module.depth))
     for path, leaf in integer_leaves(network).items():
         if isinstance(leaf, IntegerLayerNorm):  # outside of layers
-            put_leaf(network, path, nnx.data(FusedLayerNorm(leaf, None, kernels)))
+            put_leaf(network, path, nnx.data(FusedLayerNorm(_unfolded(leaf), None, kernels)))
+
+
+def _placed(stacked: Any, depth: int) -> Any:
+    """A stack of layers with the constants of its kernels in one array."""
+    from ibert_jax.integer.pallas_constants import place
+
+    leaves, structure = jax.tree.flatten(stacked, is_leaf=_is_folded)
+    arrays = [leaf.in_kernel for leaf in leaves if _is_folded(leaf)]
+    flat, shape = jax.tree.flatten(arrays)
+    placed = iter(jax.tree.unflatten(shape, place(flat, "layer", (depth,)))) if flat else iter(())
+    leaves = [
+        dataclasses.replace(leaf, in_kernel=next(placed)) if _is_folded(leaf) else leaf
+        for leaf in leaves
+    ]
+    return jax.tree.unflatten(structure, leaves)
+
+
+def _is_folded(node: Any) -> bool:
+    return isinstance(node, FoldedLeaf)
 
 
 def _fused(leaf: Any, kernels: str, attention: bool) -> Any:
@@ -99,8 +120,13 @@ def _fused(leaf: Any, kernels: str, attention: bool) -> Any:
     if isinstance(plain, IntegerAct):
         return FusedAct(leaf, kernels)
     if isinstance(leaf, IntegerLayerNorm):
-        return FusedLayerNorm(leaf, None, kernels)
+        return FusedLayerNorm(_unfolded(leaf), None, kernels)
     return FUSED.get(type(plain), Settling)(leaf)
+
+
+def _unfolded(leaf: Any) -> FoldedLeaf:
+    """A leaf that kernels compute as it is."""
+    return FoldedLeaf(leaf, leaf, with_bias=False)
 
 
 def _plain(leaf: Any) -> Any:
@@ -128,8 +154,9 @@ def _join_projections(attention: Any, kernels: str) -> None:
         (_joined([act.multipliers[0] for act in plain[:-1]], shape),), plain[0].bits
     )
     if all(isinstance(act, FoldedLeaf) for act in first):
-        folded = _joined([act.folded[0] for act in first], shape)
-        act = FoldedLeaf(act, (folded,), has_bias(first[0]))
+        folded = _joined([act.in_kernel.multipliers[0] for act in first], shape)
+        in_kernels = dataclasses.replace(act, multipliers=(folded,))
+        act = FoldedLeaf(act, in_kernels, has_bias(first[0]))
     linear = IntegerLinear(
         jnp.concatenate([leaf.weight for leaf in projections[:-1]], axis=-2),
         *(
@@ -176,7 +203,7 @@ def _copy_when_normalized(layer: Any, kernels: str) -> None:
         and isinstance(_plain(copy), IntegerAct)
         and _plain(copy).bits <= 8
     ):
-        block.LayerNorm = nnx.data(FusedLayerNorm(block.LayerNorm, copy, kernels))
+        block.LayerNorm = nnx.data(FusedLayerNorm(_unfolded(block.LayerNorm), copy, kernels))
         layer.pre_intermediate_act = nnx.data(TakeCopy(copy))
 
 
@@ -341,7 +368,7 @@ class FusedLayerNorm:
         copy: what makes an 8-bit copy of its result in the same kernel, or None.
     """
 
-    leaf: IntegerLayerNorm
+    leaf: FoldedLeaf
     copy: Any
     kernels: str = dataclasses.field(metadata={"static": True})
 
@@ -353,8 +380,8 @@ class FusedLayerNorm:
 
             return fused_normalize(
                 (q,),
-                norm.leaf.eps_mantissa,
-                norm.leaf.eps_exponent,
+                in_kernel(norm.leaf).eps_mantissa,
+                in_kernel(norm.leaf).eps_exponent,
                 after=None if norm.copy is None else copied,
                 constants=(None, None, in_kernel(norm.copy)),
                 interpret=interpret,

@@ -19,7 +19,6 @@ from ibert_jax.integer.mixed import dot_s8
 from ibert_jax.layers.activation import WIDEST_NARROW, IntegerAct
 from ibert_jax.layers.attention import IntegerContext, IntegerScores
 from ibert_jax.layers.gelu import IntegerGELU
-from ibert_jax.layers.layernorm import IntegerLayerNorm
 from ibert_jax.layers.linear import IntegerLinear
 
 
@@ -101,9 +100,7 @@ class PendingSum:
     def settle(self) -> jax.Array:
         return self.act(self.product.settle(), *self.others)
 
-    def normalized(
-        self, norm: IntegerLayerNorm, copy: Any, *, interpret: bool
-    ) -> tuple[jax.Array, ...]:
+    def normalized(self, norm: Any, copy: Any, *, interpret: bool) -> tuple[jax.Array, ...]:
         """norm(self), and its copy if there is one, as a product and one kernel."""
         from ibert_jax.integer.pallas_layernorm import fused_normalize
 
@@ -112,8 +109,8 @@ class PendingSum:
         accumulators = dot_s8(q, weight, (((q.ndim - 1,), (1,)), ((), ())))
         return fused_normalize(
             (accumulators, *self.others),
-            norm.eps_mantissa,
-            norm.eps_exponent,
+            in_kernel(norm).eps_mantissa,
+            in_kernel(norm).eps_exponent,
             before=_add_bias_and_sum,
             after=None if copy is None else copied,
             constants=(

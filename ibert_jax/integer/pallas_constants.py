@@ -36,11 +36,13 @@ class Placed:
         table: int32 [N].
         start: where it begins.
         shape: its own.
+        name: the same for all that are part of the same one.
     """
 
     table: jax.Array
     start: int = dataclasses.field(metadata={"static": True})
     shape: tuple[int, ...] = dataclasses.field(metadata={"static": True})
+    name: str = dataclasses.field(metadata={"static": True})
 
     @property
     def array(self) -> jax.Array:
@@ -50,7 +52,7 @@ class Placed:
         )
 
 
-def place(arrays: Sequence[jax.Array], lead: tuple[int, ...] = ()) -> list[Placed]:
+def place(arrays: Sequence[jax.Array], name: str, lead: tuple[int, ...] = ()) -> list[Placed]:
     """Arrays [*lead] or [*lead, C], int32, in one array [*lead, N]."""
     shapes = [array.shape[len(lead) :] for array in arrays]
     sizes = [math.prod(shape) for shape in shapes]
@@ -61,7 +63,7 @@ def place(arrays: Sequence[jax.Array], lead: tuple[int, ...] = ()) -> list[Place
     ]
     table = jnp.concatenate([*parts, jnp.zeros((*lead, LONGEST), jnp.int32)], axis=-1)
     starts = np.cumsum([0, *rooms]).tolist()
-    return [Placed(table, start, shape) for start, shape in zip(starts, shapes, strict=False)]
+    return [Placed(table, start, shape, name) for start, shape in zip(starts, shapes, strict=False)]
 
 
 def pack_constants(constants: Any) -> tuple[jax.Array, Callable[..., Any]]:
@@ -72,15 +74,12 @@ def pack_constants(constants: Any) -> tuple[jax.Array, Callable[..., Any]]:
         array [C] a part, from a number on and so many.
     """
     leaves, structure = jax.tree.flatten(constants, is_leaf=_is_placed)
-    if not leaves:
-        leaves = []
-        placed = place([jnp.zeros((), jnp.int32)])
-        table = placed[0].table
-    elif all(map(_is_placed, leaves)) and len({id(leaf.table) for leaf in leaves}) == 1:
-        placed, table = leaves, leaves[0].table
-    else:
-        placed = place([leaf.array if _is_placed(leaf) else leaf for leaf in leaves])
-        table = placed[0].table
+    placed = [leaf for leaf in leaves if isinstance(leaf, Placed)]
+    if not leaves or len(placed) < len(leaves) or len({leaf.name for leaf in placed}) > 1:
+        arrays = [leaf.array if isinstance(leaf, Placed) else leaf for leaf in leaves]
+        placed = place(arrays or [jnp.zeros((), jnp.int32)], "kernel")
+    # Of one name: one array, though by now it may have been handed on as several.
+    table = placed[0].table
     where = [(leaf.start, leaf.shape) for leaf in placed][: len(leaves)]
 
     def unpack(reference: Any, first: Any = 0, size: int | None = None) -> Any:

@@ -76,17 +76,19 @@ def unstack(stacked: Layer) -> list[Layer]:
 def turns(stacked: Layer, depth: int) -> tuple[Any, Callable[[Any], Layer]]:
     """What a scan goes through, each turn's number and arrays; and what makes a layer of them."""
     parts, structure = _flat(stacked)
+    # What stands at several places is cut once.
+    arrays = {id(part): part for part in parts if not isinstance(part, Apart)}
 
     def layer(row: Any) -> Layer:
-        index, arrays = row
+        index, cut = row
+        own = dict(zip(arrays, cut, strict=True))
         chosen = [
-            OneOf(part.matrices, index) if isinstance(part, Apart) else array
-            for part, array in zip(parts, arrays, strict=True)
+            OneOf(part.matrices, index) if isinstance(part, Apart) else own[id(part)]
+            for part in parts
         ]
         return jax.tree.unflatten(structure, chosen)
 
-    arrays = [None if isinstance(part, Apart) else part for part in parts]
-    return (np.arange(depth, dtype=np.int32), arrays), layer
+    return (np.arange(depth, dtype=np.int32), list(arrays.values())), layer
 
 
 def _stays_apart(shape: tuple[int, ...]) -> bool:
