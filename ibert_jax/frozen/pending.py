@@ -74,7 +74,7 @@ class PendingLinear:
     def fused(self, act: Any, *, interpret: bool, channels_first: bool = False) -> jax.Array:
         """act(self) as one kernel; int8 [..., N], or [N, ...]."""
         # Not before it is needed: Pallas is slow to import and its Triton backend not for ever.
-        from ibert_jax.integer.pallas_linear import fused_linear
+        from ibert_jax.integer.pallas_linear import fused_linear, on_hopper
 
         weight = of_matrix(self.linear.weight, lambda matrix: matrix)
         bias = None if has_bias(act if self.gelu is None else self.gelu) else self.linear.bias
@@ -85,6 +85,13 @@ class PendingLinear:
                 weight, tokens, bias, _finish, constants, by_row=True, interpret=interpret
             )
             return found.reshape(-1, *self.q.shape[:-1])
+        if bias is None and act.leaf.bits <= 8 and not interpret and on_hopper():
+            from ibert_jax.integer.pallas_hopper import fits, hopper_linear
+
+            tokens = self.q.reshape(-1, self.q.shape[-1])
+            if fits(*tokens.shape, weight.shape[0]):
+                found = hopper_linear(tokens, weight, _finish, constants)
+                return found.reshape(*self.q.shape[:-1], -1)
         return fused_linear(self.q, weight, bias, _finish, constants, interpret=interpret)
 
 

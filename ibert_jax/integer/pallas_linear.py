@@ -88,6 +88,28 @@ RESULTS_A_WARP = 2048
 DEFAULT_TILES = Tiles()
 
 
+HOPPERS = ("H100", "H200")
+MOSAIC = (0, 11)
+"""The JAX whose Mosaic GPU ``pallas_hopper`` was run by; its interface changes with every one."""
+
+
+def on_hopper() -> bool:
+    """Whether what is being traced is for a GPU that has ``pallas_hopper``'s instructions.
+
+    The default device's kind decides, or that of the mesh for which is lowered.
+    """
+    if jax.__version_info__[: len(MOSAIC)] != MOSAIC:
+        return False
+    described = getattr(jax.sharding.get_abstract_mesh(), "abstract_device", None)
+    if described is not None:
+        kind = described.device_kind
+    elif jax.default_backend() == "gpu":
+        kind = jax.devices()[0].device_kind
+    else:
+        return False
+    return any(name in kind for name in HOPPERS)
+
+
 def fused_linear(
     q: jax.Array,
     weight: jax.Array,

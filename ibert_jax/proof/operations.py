@@ -18,6 +18,8 @@ FORMS = (JAXPR, STABLEHLO, HLO)
 INTEGER_TYPES = frozenset(
     ["bool"] + [f"{sign}int{bits}" for sign in ("", "u") for bits in (1, 2, 4, 8, 16, 32, 64)]
 )
+SIGNALS = frozenset(["barrier", "cluster_barrier"])
+"""What a kernel's parts wait for one another by; no numbers."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,7 @@ class Operation:
         if self.is_float:
             return "floating point"
         for kind in (*self.operands, *self.results):
-            if kind not in INTEGER_TYPES:
+            if kind not in INTEGER_TYPES | SIGNALS:
                 return f"element type {kind} is not known to be an integer"
         if self.opaque is not None and self.opaque not in TRANSPARENT:
             return "opaque kernel, its inside cannot be checked"
@@ -77,7 +79,7 @@ def is_float_type(name: str) -> bool:
 
 
 CONTRACTIONS = frozenset(
-    ["dot_general", "stablehlo.dot_general", "dot", "dot_u8_s8", "dot_u8_packed",
+    ["dot_general", "stablehlo.dot_general", "dot", "dot_u8_s8", "dot_u8_packed", "wgmma_ref",
      "convolution", "conv_general_dilated", "stablehlo.convolution"]
 )  # fmt: skip
 
@@ -96,6 +98,9 @@ _JAXPR = """
     stop_gradient
     all_gather all_to_all axis_index pbroadcast pmax pmin ppermute psum psum_invariant pvary
     addupdate empty get masked_load masked_swap num_programs program_id swap
+    barrier_arrive barrier_wait commit_smem copy_gmem_to_smem copy_smem_to_gmem custom_vmap_call
+    layout_cast load mpmd_map run_scoped set_max_registers_p wait_smem_to_gmem
+    wgmma_accumulator_deref_p wgmma_ref wgmma_wait
     input output constant dot_u8_s8 dot_u8_packed
 """
 
@@ -145,7 +150,7 @@ TRANSPARENT = frozenset(
      "annotate_device_placement", "xla.sdy.FuncResultSharding", "xla.sdy.GlobalToLocalShape",
      "xla.sdy.LocalToGlobalShape",
      "__ynn_fusion", "__xnn_fusion", "__onednn_fusion",
-     "__gpu$xla.gpu.triton", "triton_kernel_call_ffi",  # Pallas
+     "__gpu$xla.gpu.triton", "triton_kernel_call_ffi", "mosaic_gpu_v2",  # Pallas
      "__triton", "__triton_gemm", "__triton_nested_gemm_fusion", "__dynamic_memcpy",
      # oneDNN's integer product adds in int32, which is asked of it for every shape
      # (integer.packed); one with a bias, a function or a scale is named otherwise.
