@@ -249,6 +249,6 @@ class _Numbers:
             row = self._held[place]
         else:
             row = plgpu.load(
-                self._held, place, layout=plgpu.Layout.WGMMA.reduce(0), optimized=False
+                self._held.at[place], layout=plgpu.Layout.WGMMA.reduce(0), optimized=False
             )
         return lax.broadcast_in_dim(row, (TILE, CHUNK), (1,))

@@ -152,6 +152,7 @@ TRANSPARENT = frozenset(
      "__ynn_fusion", "__xnn_fusion", "__onednn_fusion",
      "__gpu$xla.gpu.triton", "triton_kernel_call_ffi", "mosaic_gpu_v2",  # Pallas
      "__triton", "__triton_gemm", "__triton_nested_gemm_fusion", "__dynamic_memcpy",
+     "__custom_fusion",  # a kernel with the slice that it reads
      # oneDNN's integer product adds in int32, which is asked of it for every shape
      # (integer.packed); one with a bias, a function or a scale is named otherwise.
      "__onednn$matmul",
