@@ -1,9 +1,9 @@
 """A linear layer and what follows it on an H100 or H200, by instructions that only they have.
 
 ``pallas_linear`` by Pallas' other backend, Mosaic GPU. On every multiprocessor two groups of warps
-have tiles of 128 x 128 results of their own, in turns, and a third feeds them through the copy
-engine, three slices of 128 along K ahead for each: while one tile is multiplied, the one before
-goes through its epilogue, the package's own functions on int32 arrays. Two multiprocessors next to
+have tiles of 128 x 128 results in turns, and a third feeds them through the copy engine, six slices
+of 128 along K ahead, whoever's they are: while one tile is multiplied, the one before goes through
+its epilogue, the package's own functions on int32 arrays. Two multiprocessors next to
 each other (a *cluster*) share rows of ``q``, which come from the L2 cache once for both. The
 constants of a tile's columns wait in shared memory, from which reading them takes no time worth
 counting.
@@ -33,7 +33,8 @@ from ibert_jax.integer.pallas_linear import Epilogue
 MULTIPROCESSORS = 132
 """Of an H100 or H200; where there are fewer, the same work waits a little."""
 TILE = SLICE = 128
-STAGES = 3
+SLOTS = 6
+"""Slices in shared memory, 32 KiB each."""
 COMPUTING = CLUSTER = 2
 CHUNK = 64
 """Columns that go through the epilogue at once."""
@@ -85,11 +86,14 @@ def hopper_linear(
             column = lax.rem(tile, jnp.int32(across)) * CLUSTER + rank
             return lax.div(tile, jnp.int32(across)) * TILE, column * TILE
 
-        def rounds_of(queue: Any) -> Any:
-            return lax.div(mine - queue + (COMPUTING - 1), jnp.int32(COMPUTING))
+        # Slices have numbers in the order that they are fed and read in, tile after tile. Each
+        # group has signals of its own for every slot, so that whoever waits sees all of them.
+        def slot_of(number: Any) -> Any:
+            return lax.rem(number, jnp.int32(SLOTS))
 
-        def slot_of(queue: Any, count: Any) -> Any:
-            return queue * STAGES + lax.rem(count, jnp.int32(STAGES))
+        def signal_of(number: Any) -> Any:
+            reader = lax.rem(lax.div(number, jnp.int32(steps)), jnp.int32(COMPUTING))
+            return reader * SLOTS + slot_of(number)
 
         def feed(xs: Any, ws: Any, full: Any, empty: Any) -> None:
             plgpu.set_max_registers(FEEDING_REGISTERS, action="decrease")
@@ -97,45 +101,43 @@ def hopper_linear(
             @pl.loop(0, mine)
             def _(turn: Any) -> None:
                 row, column = place(turn)
-                queue = lax.rem(turn, jnp.int32(COMPUTING))
-                round_ = lax.div(turn, jnp.int32(COMPUTING))
 
                 @pl.loop(0, steps)
                 def _(step: Any) -> None:
-                    count = round_ * steps + step
-                    slot, along = slot_of(queue, count), pl.ds(step * SLICE, SLICE)
+                    number = turn * steps + step
+                    slot, along = slot_of(number), pl.ds(step * SLICE, SLICE)
 
-                    @pl.when(count >= STAGES)
+                    @pl.when(number >= SLOTS)
                     def _() -> None:
-                        plgpu.barrier_wait(empty.at[slot])
+                        plgpu.barrier_wait(empty.at[signal_of(number - SLOTS)])
 
                     plgpu.copy_gmem_to_smem(
                         x.at[pl.ds(row, TILE), along],
                         xs.at[slot],
-                        full.at[slot],
+                        full.at[signal_of(number)],
                         collective_axes="cluster",
                     )
                     plgpu.copy_gmem_to_smem(
-                        w.at[pl.ds(column, TILE), along], ws.at[slot], full.at[slot]
+                        w.at[pl.ds(column, TILE), along], ws.at[slot], full.at[signal_of(number)]
                     )
 
             # The neighbour says here, too, what it has read: nobody may leave before.
-            for queue in range(COMPUTING):
-                fed = rounds_of(queue) * steps
-                last = jnp.minimum(fed, STAGES)
+            fed = mine * steps
+            last = jnp.minimum(fed, SLOTS)
 
-                @pl.loop(0, last)
-                def _(index: Any, queue: int = queue, first: Any = fed - last) -> None:
-                    plgpu.barrier_wait(empty.at[slot_of(queue, first + index)])
+            @pl.loop(0, last)
+            def _(index: Any) -> None:
+                plgpu.barrier_wait(empty.at[signal_of(fed - last + index)])
 
         def compute(
             xs: Any, ws: Any, held: Any, results: Any, full: Any, empty: Any, there: Any
         ) -> None:
             plgpu.set_max_registers(COMPUTING_REGISTERS, action="increase")
 
-            @pl.loop(0, rounds_of(group))
+            @pl.loop(0, lax.div(mine - group + (COMPUTING - 1), jnp.int32(COMPUTING)))
             def _(round_: Any) -> None:
-                row, column = place(COMPUTING * round_ + group)
+                turn = COMPUTING * round_ + group
+                row, column = place(turn)
                 # Those of the tile before have been read: its results are computed.
                 for index, start in enumerate(starts):
                     plgpu.copy_gmem_to_smem(
@@ -147,18 +149,18 @@ def hopper_linear(
                 def multiply(accumulators: Any) -> jax.Array:
                     @pl.loop(0, steps)
                     def _(step: Any) -> None:
-                        count = round_ * steps + step
-                        slot = slot_of(group, count)
-                        plgpu.barrier_wait(full.at[slot])
+                        number = turn * steps + step
+                        slot = slot_of(number)
+                        plgpu.barrier_wait(full.at[signal_of(number)])
                         plgpu.wgmma(accumulators, xs.at[slot], ws.at[slot].transpose((1, 0)))
                         plgpu.wgmma_wait(1)
 
                         @pl.when(step > 0)
                         def _() -> None:
-                            plgpu.barrier_arrive(empty.at[slot_of(group, count + (STAGES - 1))])
+                            plgpu.barrier_arrive(empty.at[signal_of(number - 1)])
 
                     plgpu.wgmma_wait(0)
-                    plgpu.barrier_arrive(empty.at[slot_of(group, round_ * steps + (steps - 1))])
+                    plgpu.barrier_arrive(empty.at[signal_of(turn * steps + (steps - 1))])
                     return accumulators[...]
 
                 found = pl.run_scoped(multiply, plgpu.ACC((TILE, TILE), jnp.int32))
@@ -183,15 +185,17 @@ def hopper_linear(
             pl.when(group == COMPUTING)(lambda: feed(xs, ws, full, empty))
             pl.when(group < COMPUTING)(lambda: compute(xs, ws, held, results, full, empty, there))
 
-        slots = COMPUTING * STAGES
+        signals = COMPUTING * SLOTS
         pl.run_scoped(
             scoped,
-            _memory((slots, TILE, SLICE)),
-            _memory((slots, TILE, SLICE)),
+            _memory((SLOTS, TILE, SLICE)),
+            _memory((SLOTS, TILE, SLICE)),
             plgpu.SMEM((COMPUTING, max(len(starts), 1), TILE), jnp.int32),
             _memory((COMPUTING, TILE, CHUNK)),
-            plgpu.Barrier(num_arrivals=2, num_barriers=slots),
-            plgpu.ClusterBarrier(collective_axes=("cluster",), num_arrivals=1, num_barriers=slots),
+            plgpu.Barrier(num_arrivals=2, num_barriers=signals),
+            plgpu.ClusterBarrier(
+                collective_axes=("cluster",), num_arrivals=1, num_barriers=signals
+            ),
             plgpu.Barrier(num_arrivals=max(len(starts), 1), num_barriers=COMPUTING),
             collective_axes="group",
         )

@@ -24,9 +24,14 @@ def finish(x: jax.Array, constants: tuple[Folded, jax.Array, Folded]) -> jax.Arr
     return requantize(igelu(rescale(x, entry, wide=False), grid), leave, 8, wide=False)
 
 
-def test_tiles_of_a_cluster_make_the_integers_of_the_plain_product() -> None:
-    """Two rows of tiles for two clusters: some have a tile for each of their groups, some none."""
-    rng, (m, k, n) = np.random.default_rng(0), (256, 512, 512)
+@pytest.mark.parametrize(
+    ("m", "k", "n"),
+    [(256, 512, 512), (640, 128, 512), (512, 896, 512)],
+    ids=["a tile a group", "fewer slices than slots", "more, of four tiles"],
+)
+def test_clusters_make_the_integers_of_the_plain_product(m: int, k: int, n: int) -> None:
+    """Of two of them."""
+    rng = np.random.default_rng(0)
     q = rng.integers(-128, 128, (m, k), np.int8)
     weight = rng.integers(-127, 128, (n, k), np.int8)
     bias = rng.integers(-(2**20), 2**20, n, np.int32)
