@@ -79,20 +79,18 @@ class PendingLinear:
         weight = of_matrix(self.linear.weight, lambda matrix: matrix)
         bias = None if has_bias(act if self.gelu is None else self.gelu) else self.linear.bias
         constants = in_kernel(self.gelu), in_kernel(act)
-        if channels_first:
-            tokens = self.q.reshape(-1, self.q.shape[-1])
-            found = fused_linear(
-                weight, tokens, bias, _finish, constants, by_row=True, interpret=interpret
-            )
-            return found.reshape(-1, *self.q.shape[:-1])
+        lead, tokens = self.q.shape[:-1], self.q.reshape(-1, self.q.shape[-1])
+        operands = (weight, tokens) if channels_first else (tokens, weight)
         if bias is None and act.leaf.bits <= 8 and not interpret and on_hopper():
             from ibert_jax.integer.pallas_hopper import fits, hopper_linear
 
-            tokens = self.q.reshape(-1, self.q.shape[-1])
-            if fits(*tokens.shape, weight.shape[0]):
-                found = hopper_linear(tokens, weight, _finish, constants)
-                return found.reshape(*self.q.shape[:-1], -1)
-        return fused_linear(self.q, weight, bias, _finish, constants, interpret=interpret)
+            if fits(*operands[0].shape, operands[1].shape[0]):
+                found = hopper_linear(*operands, _finish, constants, by_row=channels_first)
+                return found.reshape((-1, *lead) if channels_first else (*lead, -1))
+        found = fused_linear(
+            *operands, bias, _finish, constants, by_row=channels_first, interpret=interpret
+        )
+        return found.reshape((-1, *lead) if channels_first else (*lead, -1))
 
 
 @jax.tree_util.register_dataclass

@@ -55,6 +55,7 @@ def hopper_linear(
     epilogue: Epilogue,
     constants: Any,
     *,
+    by_row: bool = False,
     multiprocessors: int = MULTIPROCESSORS,
     interpret: Any = None,
 ) -> jax.Array:
@@ -63,7 +64,7 @@ def hopper_linear(
     Args:
         q: int8 [M, K].
         weight: int8 [N, K].
-        epilogue, constants: as of ``fused_linear``.
+        epilogue, constants, by_row: as of ``fused_linear``.
         multiprocessors: among which the tiles are shared out, an even number.
         interpret: parameters of Mosaic's interpreter, which runs anywhere; None, the GPU runs it.
 
@@ -141,7 +142,7 @@ def hopper_linear(
                 # Those of the tile before have been read: its results are computed.
                 for index, start in enumerate(starts):
                     plgpu.copy_gmem_to_smem(
-                        numbers.at[pl.ds(start + column, TILE)],
+                        numbers.at[pl.ds(start + (row if by_row else column), TILE)],
                         held.at[group, index],
                         there.at[group],
                     )
@@ -166,9 +167,15 @@ def hopper_linear(
                 found = pl.run_scoped(multiply, plgpu.ACC((TILE, TILE), jnp.int32))
                 plgpu.barrier_wait(there.at[group])
                 for start in range(0, TILE, CHUNK):
-                    own = _Numbers(numbers, held.at[group], starts, start, interpret is not None)
+                    own = _Numbers(
+                        numbers,
+                        held.at[group],
+                        starts,
+                        None if by_row else start,
+                        interpret is not None,
+                    )
                     finished = epilogue(
-                        lax.slice(found, (0, start), (TILE, start + CHUNK)), unpack(own, 0, CHUNK)
+                        lax.slice(found, (0, start), (TILE, start + CHUNK)), unpack(own, 0, TILE)
                     )
                     plgpu.wait_smem_to_gmem(0, wait_read_only=True)
                     results[group] = finished
@@ -237,22 +244,29 @@ def _starts(unpack: Callable[..., Any], table: jax.Array) -> list[int]:
 
 
 class _Numbers:
-    """The constants as ``unpack`` reads them: an array's part as a row, broadcast to a chunk."""
+    """The constants as ``unpack`` reads them, of each array a tile's part, broadcast to a chunk.
+
+    They belong to the chunk's columns, which begin at ``first``, or, if that is None, to its rows.
+    """
 
     def __init__(
-        self, table: Any, held: Any, starts: list[int], first: int, interpreted: bool
+        self, table: Any, held: Any, starts: list[int], first: int | None, interpreted: bool
     ) -> None:
         self._table, self._held, self._starts = table, held, starts
-        self._along, self._interpreted = pl.ds(first, CHUNK), interpreted
+        self._axis = 0 if first is None else 1
+        self._along = slice(None) if first is None else pl.ds(first, CHUNK)
+        self._interpreted = interpreted
 
     def __getitem__(self, at: Any) -> jax.Array:
         if isinstance(at, int):
             return self._table[at]
         place = self._starts.index(at.start), self._along
         if self._interpreted:  # which knows no layouts of registers
-            row = self._held[place]
+            part = self._held[place]
         else:
-            row = plgpu.load(
-                self._held.at[place], layout=plgpu.Layout.WGMMA.reduce(0), optimized=False
+            part = plgpu.load(
+                self._held.at[place],
+                layout=plgpu.Layout.WGMMA.reduce(1 - self._axis),
+                optimized=False,
             )
-        return lax.broadcast_in_dim(row, (TILE, CHUNK), (1,))
+        return lax.broadcast_in_dim(part, (TILE, CHUNK), (self._axis,))

@@ -26,7 +26,7 @@ def finish(x: jax.Array, constants: tuple[Folded, jax.Array, Folded]) -> jax.Arr
 
 @pytest.mark.parametrize(
     ("m", "k", "n"),
-    [(256, 512, 512), (640, 128, 512), (512, 896, 512)],
+    [(256, 512, 512), (768, 128, 512), (512, 896, 512)],
     ids=["a tile a group", "fewer slices than slots", "more, of four tiles"],
 )
 def test_clusters_make_the_integers_of_the_plain_product(m: int, k: int, n: int) -> None:
@@ -55,6 +55,16 @@ def test_clusters_make_the_integers_of_the_plain_product(m: int, k: int, n: int)
     assert found.dtype == np.int8
     assert np.array_equal(found, plain)
     assert len(np.unique(plain)) > 50
+    transposed = hopper.hopper_linear(
+        jnp.asarray(weight),
+        jnp.asarray(q),
+        finish,
+        folded,
+        by_row=True,
+        multiprocessors=4,
+        interpret=params.InterpretGPUParams(),
+    )
+    assert np.array_equal(transposed.T, plain)
 
 
 def test_every_operation_in_it_is_on_the_list() -> None:
