@@ -55,6 +55,7 @@ from ibert_jax.integer.softmax import (
     reciprocal_of,
     shares_of,
 )
+from ibert_jax.integer.wide import per_element
 
 
 @dataclasses.dataclass(frozen=True)
@@ -194,9 +195,9 @@ def _kernel(
     count = k.shape[0] // slice_size
 
     def scores(index: Any) -> tuple[jax.Array, jax.Array]:
-        """[R, S] scores of a slice of keys, and which of them count [1, S]."""
+        """[R, S] scores of a slice of keys, and 1 for each of them that counts, else 0, [1, S]."""
         along = pl.ds(index * slice_size, slice_size)
-        counts = mask[along].reshape(1, slice_size) != 0
+        counts = mask[along].reshape(1, slice_size)
         found = lax.dot_general(
             queries, k[along, :], (((1,), (1,)), ((), ())), preferred_element_type=jnp.int32
         )
@@ -209,7 +210,7 @@ def _kernel(
 
     def highest(index: Any, top: jax.Array) -> jax.Array:
         found, counts = only or scores(index)
-        kept = jnp.where(counts, found, MASKED)
+        kept = found + (1 - counts) * MASKED  # below every score
         return jnp.maximum(top, jnp.max(kept, axis=1, keepdims=True))
 
     column = (queries.shape[0], 1)
@@ -224,7 +225,7 @@ def _kernel(
 
         def powers(index: Any) -> jax.Array:
             found, counts = only or scores(index)
-            return jnp.where(counts, powers_below(found), 0)
+            return powers_below(found) * counts
 
         total = walk(lambda index, total: sum_of(powers(index), total), nothing)
         shares = _reciprocal(jnp.maximum(total, 1))
@@ -234,7 +235,7 @@ def _kernel(
         if published:
             return shares_of(powers(index), *shares) - 128
         found, counts = only or scores(index)
-        return numerators_of(powers_below(found), jnp.where(counts, NUMERATOR_MAX, 0), less=128)
+        return numerators_of(powers_below(found), counts * NUMERATOR_MAX, less=128)
 
     def weigh(index: Any, state: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
         weights = signed_weights(index)
@@ -251,7 +252,8 @@ def _kernel(
     row_sum, context = walk(weigh, (nothing, jnp.zeros(out.shape, jnp.int32)))
     if published:
         row_sum = jnp.full(column, PUBLISHED_SUM, jnp.int32)
-    mean = quotient_of(context, *_reciprocal(jnp.maximum(row_sum, NUMERATOR_MAX)))
+    shift, reciprocal = _reciprocal(jnp.maximum(row_sum, NUMERATOR_MAX))
+    mean = quotient_of(context, shift, per_element(reciprocal, context))
     out[...] = epilogue(jnp.where(kept_head[0] != 0, mean, 0), constants)
 
 

@@ -32,12 +32,19 @@ def multiply_add_high(x: jax.Array, m: jax.Array, high: jax.Array, low: jax.Arra
 
     Exact where the sum is within 64 bits and the result within 32.
     """
-    # The instruction is of a product of 32 by 32 bits. Triton would extend m before it lays it out
-    # for all rows of x, and LLVM then not see that it was 32: a zero that only LLVM sees through
-    # makes it one number an element until then.
-    m = m + ((x & 1) >> 1)
+    m = per_element(m, x)
     with jax.enable_x64(True):
         return _high(_int64(x) * _int64(m) + _words(high, low))
+
+
+def per_element(m: jax.Array, x: jax.Array) -> jax.Array:
+    """``m``, laid out as ``x`` is, to which it broadcasts: for kernels that multiply the two.
+
+    The instruction is of a product of 32 by 32 bits. Triton would extend m to 64 before it lays it
+    out for all rows of x, and LLVM then not see that it was 32. What makes it one number an element
+    before is a zero that only LLVM sees through.
+    """
+    return m + ((x & 1) >> 1)
 
 
 def multiply_add_high_below(
