@@ -36,7 +36,7 @@ PACKAGES = ("jax", "jaxlib", "flax", "torch", "transformers", "triton", "numpy")
 PEAKS = {"H200": 1979e12, "H100": 1979e12, "A100": 624e12}
 """Dense int8 operations a second by NVIDIA's datasheets (SXM)."""
 SECONDS_A_ROUND = 0.25
-PROFILED = (PALLAS,)
+PROFILED = (PALLAS, XLA, BFLOAT16)
 
 
 def inputs(case: str) -> tuple[np.ndarray, np.ndarray]:

@@ -80,15 +80,15 @@ class PendingLinear:
         bias = None if has_bias(act if self.gelu is None else self.gelu) else self.linear.bias
         constants = in_kernel(self.gelu), in_kernel(act)
         lead, tokens = self.q.shape[:-1], self.q.reshape(-1, self.q.shape[-1])
-        operands = (weight, tokens) if channels_first else (tokens, weight)
+        rows, columns = (weight, tokens) if channels_first else (tokens, weight)
         if bias is None and act.leaf.bits <= 8 and not interpret and on_hopper():
             from ibert_jax.integer.pallas_hopper import fits, hopper_linear
 
-            if fits(*operands[0].shape, operands[1].shape[0]):
-                found = hopper_linear(*operands, _finish, constants, by_row=channels_first)
+            if fits(rows.shape[0], rows.shape[1], columns.shape[0]):
+                found = hopper_linear(rows, columns, _finish, constants, by_row=channels_first)
                 return found.reshape((-1, *lead) if channels_first else (*lead, -1))
         found = fused_linear(
-            *operands, bias, _finish, constants, by_row=channels_first, interpret=interpret
+            rows, columns, bias, _finish, constants, by_row=channels_first, interpret=interpret
         )
         return found.reshape((-1, *lead) if channels_first else (*lead, -1))
 

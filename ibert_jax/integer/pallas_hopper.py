@@ -25,11 +25,13 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.experimental import pallas as pl
-from jax.experimental.pallas import mosaic_gpu as plgpu
+from jax.experimental.pallas import mosaic_gpu
 
 from ibert_jax.integer.pallas_constants import pack_constants
 from ibert_jax.integer.pallas_linear import Epilogue
 
+plgpu: Any = mosaic_gpu
+"""Of which every version of JAX has other types."""
 MULTIPROCESSORS = 132
 """Of an H100 or H200; where there are fewer, the same work waits a little."""
 TILE = SLICE = 128

@@ -32,16 +32,9 @@ from ibert_jax.integer.isqrt import isqrt
 from ibert_jax.integer.layernorm import golden_step, halvings_of, numerator
 from ibert_jax.integer.pallas_constants import Placed, pack_constants, pad_to
 
-ROWS = 1
-ROWS_WITH_COPY = 1
-"""One after the other in a program, which keeps the constants of the channels."""
-ENOUGH = 1024
-"""Programs: with fewer, multiprocessors of a large GPU have nothing to do."""
-WARPS = 2
-"""Of a program."""
-WARPS_WITH_COPY = 4
-"""Measured on an H200: 64 us with four warps, 92 with two, where there is a copy to be made, which
-reads three more constants a channel; 52 and 46 where there is none."""
+WARPS = 4
+"""Of a program, which has one row. Measured on an H200, in one run: 78 us with four warps where
+there is a copy to be made, 93 with two; 60 and 66 where there is none."""
 SMALLEST_PART = 128
 """Channels; a row is padded to a multiple of them."""
 Elementwise = Callable[..., jax.Array]
@@ -79,22 +72,19 @@ def fused_normalize(
     channels, lead = operands[0].shape[-1], operands[0].shape[:-1]
     parts = parts_of(channels)
     width, count = sum(parts), math.prod(lead)
-    rows = _rows_of_a_program(count, ROWS if after is None else ROWS_WITH_COPY)
-    row = pl.BlockSpec((rows, width), lambda i: (i, 0))
+    row = pl.BlockSpec((None, width), lambda i: (i, 0))
     table, unpack = pack_constants(((eps_mantissa, eps_exponent), constants))
     types = (jnp.int32,) if after is None else (jnp.int32, jnp.int8)
     found = pl.pallas_call(
         partial(_kernel, before=before, after=after, unpack=unpack, channels=channels, parts=parts),
-        grid=(count // rows,),
+        grid=(count,),
         in_specs=[
             pl.BlockSpec(table.shape, lambda i: (0,)),
             *(row for _ in operands),
         ],
         out_specs=[row for _ in types],
         out_shape=[jax.ShapeDtypeStruct((count, width), kind) for kind in types],
-        compiler_params=triton.CompilerParams(
-            num_warps=WARPS if after is None else WARPS_WITH_COPY
-        ),
+        compiler_params=triton.CompilerParams(num_warps=WARPS),
         interpret=interpret,
         name="fused_normalize",
     )(
@@ -128,30 +118,16 @@ def _kernel(
     ]
     unpacked = [unpack(table, start, size) for start, size in zip(starts, parts, strict=True)]
     constants, eps = [values for _, values in unpacked], unpacked[0][0]
-
-    def one(row: Any, _: Any) -> None:
-        elements = [
-            before(*(x[row, place].reshape(1, -1) for x in inputs), values)
-            for place, values in zip(places, constants, strict=True)
-        ]
-        for place, values, normalized in zip(
-            places, constants, _normalized(elements, columns, channels, eps), strict=True
-        ):
-            outputs[0][row, place] = normalized.reshape(-1)
-            if after is not None:
-                outputs[1][row, place] = after(normalized, values).reshape(-1)
-
-    rows = outputs[0].shape[0]
-    if rows == 1:
-        one(0, None)
-    else:
-        lax.fori_loop(0, rows, one, None)
-
-
-def _rows_of_a_program(count: int, rows: int) -> int:
-    while rows > 1 and (count % rows or count // rows < ENOUGH):
-        rows //= 2
-    return rows
+    elements = [
+        before(*(x[place].reshape(1, -1) for x in inputs), values)
+        for place, values in zip(places, constants, strict=True)
+    ]
+    for place, values, normalized in zip(
+        places, constants, _normalized(elements, columns, channels, eps), strict=True
+    ):
+        outputs[0][place] = normalized.reshape(-1)
+        if after is not None:
+            outputs[1][place] = after(normalized, values).reshape(-1)
 
 
 def _normalized(
