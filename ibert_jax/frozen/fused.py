@@ -7,11 +7,13 @@ remembers what it is to be computed from; the activation that reads it computes 
 The graph is untouched, and every number comes from the leaves' own arithmetic: the kernels of
 ``integer.pallas_linear`` and ``pallas_attention`` are given the leaves as their epilogues.
 
-Query and key, which read the same operand, are one product; the values are one transposed, as
-attention reads them. LayerNorm, which passes over its
-rows several times, is one kernel with the residual sum before it and, where an 8-bit copy follows
-in the layer, that; the product of such a sum is XLA's. Whatever else reads a pending value settles
-it: it is computed leaf by leaf, as without fusion.
+Query and key, which read the same operand, are one product; the values are one with the channels
+first, as attention reads them. LayerNorm, which passes over its rows several times, is one kernel
+with the residual sum before it and, where an 8-bit copy follows in the layer, that; the product of
+such a sum is XLA's. Whatever else reads a pending value settles it: it is computed leaf by leaf, as
+without fusion.
+
+Kernels requantize by folded constants (``frozen.folding``), which stand in one array a layer.
 """
 
 from __future__ import annotations

@@ -81,7 +81,7 @@ class PendingLinear:
         constants = in_kernel(self.gelu), in_kernel(act)
         lead, tokens = self.q.shape[:-1], self.q.reshape(-1, self.q.shape[-1])
         rows, columns = (weight, tokens) if channels_first else (tokens, weight)
-        if bias is None and act.leaf.bits <= 8 and not interpret and on_hopper():
+        if bias is None and in_kernel(act).bits <= 8 and not interpret and on_hopper():
             from ibert_jax.integer.pallas_hopper import fits, hopper_linear
 
             if fits(rows.shape[0], rows.shape[1], columns.shape[0]):

@@ -5,8 +5,10 @@ RoBERTa-base at 128 x 128 tokens four times 50 MB in and 50 MB out, 58 us on an 
 holds its rows in registers from the first sum to the last shift. In an encoder layer it also adds
 the two operands of the residual sum before (a product's accumulators, their bias, and the residual)
 and makes the 8-bit copy after that enters the next product: 100 MB in, 63 out, in place of another
-150 MB for the sum and another 63 for the copy. At the speed of memory that is 38 us; 64 were
-measured, for each row reads the constants of its channels, ten arrays, again.
+150 MB for the sum and another 63 for the copy. At the speed of memory that is 38 us; 66 were
+measured. (What bounds it is not the constants of the channels, ten arrays that each row reads
+again: with several rows one after the other in a program, which keeps them, it takes longer. Nor is
+it arithmetic, of which a tenth less made no difference.)
 
 The steps are those of ``layernorm.normalize``, with sums and maxima over a row's elements, in parts
 of a power of two each. They are written out with int32 operations where Triton has none for
