@@ -49,8 +49,8 @@ SUMS = {
 """Sums of a linear layer and the residual."""
 LARGEST_RESIDUAL = 2**21
 """A residual is a requantization to 22 bits at most, or what a LayerNorm leaves, within 20."""
-LARGEST_PRODUCT = 127 * 128
-"""Of a weight and an 8-bit activation."""
+LARGEST_PRODUCT = 128**2
+"""Of two 8-bit integers."""
 
 
 @jax.tree_util.register_dataclass
@@ -120,7 +120,7 @@ def _folded(leaf: Any, reads: Any, scores: Any) -> FoldedLeaf | None:
     if _is_plain(reads):
         bias, largest = reads.bias, reads.weight.shape[-1] * LARGEST_PRODUCT
     elif isinstance(leaf, IntegerSoftmax) and _is_plain(scores):
-        largest = scores.weight.shape[-2] * 128**2
+        largest = scores.weight.shape[-2] * LARGEST_PRODUCT
     if multiplier is None or _traced((multiplier, bias)):
         return None
     folded = fold(multiplier, largest, bias)

@@ -14,6 +14,7 @@ from jax.sharding import AbstractDevice, AbstractMesh
 
 import ibert_jax as ib
 from ibert_jax.proof import examine
+from ibert_jax.proof.walk_jaxpr import walk_jaxpr
 from ibert_jax.proof.walk_stablehlo import walk_stablehlo
 
 KERNELS = 8
@@ -64,6 +65,15 @@ def test_fused_program_is_certified_where_it_runs() -> None:
     assert operations["pallas_call"] == KERNELS
     assert operations["swap"] == RESULTS
     assert operations["dot_general (int8, int8) -> int32"] >= KERNELS
+
+
+def test_constants_are_put_together_before_the_layers_run() -> None:
+    """Once for all kernels of a layer; in a layer none puts its own together."""
+    traced = jax.make_jaxpr(lambda: program("channel").with_kernels("pallas").integers(**batch()))()
+    found = [x.where() for x in walk_jaxpr(traced) if x.name == "concatenate"]
+    inside = [where for where in found if "scan" in where and "pallas_call" not in where]
+    assert found
+    assert inside == []
 
 
 @pytest.mark.parametrize(("kernels", "count"), [("xla", 0), ("pallas", KERNELS)])
