@@ -24,7 +24,7 @@ import numpy as np
 from flax import nnx
 from jax.core import Tracer
 
-from ibert_jax.frozen.network import integer_leaves, put_leaf
+from ibert_jax.frozen.network import encoder_layers, integer_leaves, put_leaf
 from ibert_jax.integer.dyadic import Folded, Multiplier
 from ibert_jax.layers.activation import WIDEST_NARROW, IntegerAct, IntegerNarrowAct
 from ibert_jax.layers.gelu import IntegerGELU
@@ -42,6 +42,7 @@ AFTER_LINEAR = {
 }
 """Leaves of a layer that read a linear layer alone, whose bias they take over."""
 SCORES = "attention.self.query"
+"""A linear layer as wide as the rows whose products, head by head, the softmax reads."""
 SUMS = {
     "attention.output.ln_input_act": "attention.output.dense",
     "output.ln_input_act": "output.dense",
@@ -78,19 +79,17 @@ def fold_constants(network: nnx.Module) -> None:
     Args:
         network: of integer leaves, stacked or not; arrays that are being traced stay as they are.
     """
-    for _, module in list(nnx.iter_modules(network)):
-        if isinstance(module, IBertEncoder):
-            layers: list[Any] = [*module.layer] if module.stacked is None else [module.stacked]
-            for layer in layers:
-                leaves = integer_leaves(layer)
-                for path, leaf in leaves.items():
-                    if isinstance(leaf, IntegerAct) and path in SUMS:
-                        found = _folded_sum(leaf, leaves[SUMS[path]])
-                    else:
-                        reads = leaves.get(AFTER_LINEAR.get(path, ""))
-                        found = _folded(leaf, reads, leaves.get(SCORES))
-                    if found is not None:
-                        put_leaf(layer, path, nnx.data(found))
+    encoders = [m for _, m in nnx.iter_modules(network) if isinstance(m, IBertEncoder)]
+    for layer in [layer for encoder in encoders for layer in encoder_layers(encoder)]:
+        leaves = integer_leaves(layer)
+        for path, leaf in leaves.items():
+            if isinstance(leaf, IntegerAct) and path in SUMS:
+                found = _folded_sum(leaf, leaves[SUMS[path]])
+            else:
+                reads = leaves.get(AFTER_LINEAR.get(path, ""))
+                found = _folded(leaf, reads, leaves.get(SCORES))
+            if found is not None:
+                put_leaf(layer, path, nnx.data(found))
 
 
 def unfold_constants(network: nnx.Module) -> None:
@@ -136,6 +135,7 @@ def _is_plain(leaf: Any) -> bool:
 
 
 def _folded_sum(leaf: IntegerAct, reads: Any) -> FoldedLeaf | None:
+    """A sum of a linear layer, ``reads``, and the residual."""
     if not _is_plain(reads) or len(leaf.multipliers) != 2 or leaf.bits <= WIDEST_NARROW:
         return None
     if _traced((leaf, reads)):
@@ -208,7 +208,7 @@ def _int64(array: Any) -> np.ndarray:
 
 
 def _alike(*arrays: np.ndarray) -> tuple[np.ndarray, ...]:
-    """Arrays [...] or [..., C], of one shape."""
+    """Arrays [L], [C] or [L, C] of one place of a network, or scalars, all of one shape."""
     rank = max(array.ndim for array in arrays)
     return tuple(
         np.broadcast_arrays(

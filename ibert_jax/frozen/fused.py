@@ -27,7 +27,7 @@ from flax import nnx
 from jax import lax
 
 from ibert_jax.frozen.folding import FoldedLeaf, has_bias, in_kernel
-from ibert_jax.frozen.network import integer_leaves, put_leaf
+from ibert_jax.frozen.network import encoder_layers, integer_leaves, put_leaf
 from ibert_jax.frozen.pending import (
     Normalized,
     PendingContext,
@@ -80,8 +80,7 @@ def fuse_leaves(network: nnx.Module, kernels: str, *, attention: bool = True) ->
     """
     for _, module in list(nnx.iter_modules(network)):
         if isinstance(module, IBertEncoder):
-            layers: list[Any] = [*module.layer] if module.stacked is None else [module.stacked]
-            for layer in layers:
+            for layer in encoder_layers(module):
                 if attention:
                     _join_projections(layer.attention.self, kernels)
                 _copy_when_normalized(layer, kernels)
@@ -101,7 +100,7 @@ def _placed(stacked: Any, depth: int) -> Any:
     leaves, structure = jax.tree.flatten(stacked, is_leaf=_is_folded)
     arrays = [leaf.in_kernel for leaf in leaves if _is_folded(leaf)]
     flat, shape = jax.tree.flatten(arrays)
-    placed = iter(jax.tree.unflatten(shape, place(flat, "layer", (depth,)))) if flat else iter(())
+    placed = iter(jax.tree.unflatten(shape, place(flat, "layer", (depth,))))
     leaves = [
         dataclasses.replace(leaf, in_kernel=next(placed)) if _is_folded(leaf) else leaf
         for leaf in leaves

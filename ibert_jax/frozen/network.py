@@ -83,6 +83,11 @@ class NamedLeaf:
         return getattr(self.leaf, name)
 
 
+def encoder_layers(encoder: IBertEncoder) -> list[Any]:
+    """The layers of an encoder, or the one that stands for all of a stack."""
+    return [*encoder.layer] if encoder.stacked is None else [encoder.stacked]
+
+
 def put_leaf(network: Any, path: str, leaf: Any) -> None:
     """Put ``leaf`` at ``path``, in place."""
     *parents, name = path.split(".")

@@ -17,9 +17,9 @@ Triton's ``dot`` takes signed operands only, so numerators n in [0, 255] travel 
 128 sum_k v[k] is added: the sums by another product, with ones, which costs nothing where adding
 them up would cost more than two operations a score.
 
-25 M scores a layer take 69 us of an H200, 13 times as long as their products would at the peak. A
-score is 40 instructions in the disassembled kernel, which would fill 35 us; fewer of them made no
-difference, values that need not be transposed did (78 -> 72).
+25 M scores a layer take 69 us of an H200. A score is 40 instructions in the disassembled kernel,
+which would fill 35 us; four fewer of them made no difference, values that need not be transposed
+did (78 -> 72, both as a kernel alone).
 """
 
 from __future__ import annotations
@@ -130,7 +130,7 @@ def fused_attention(
         shape = (batch, length, of * heads, width)
         return pad_to(x.reshape(shape), (batch, padded, of * heads, depth))
 
-    table, unpack = pack_constants((multiplier, constants))
+    packed = pack_constants((multiplier, constants))
     if kept_heads is None:
         kept_heads = jnp.ones((heads,), jnp.int32)
     first = [index * heads for index in slices]
@@ -142,7 +142,7 @@ def fused_attention(
         partial(
             _kernel,
             epilogue=epilogue,
-            unpack=unpack,
+            unpack=packed.unpack,
             published=published,
             slice_size=slice_size,
             width=width,
@@ -154,7 +154,7 @@ def fused_attention(
             values,
             pl.BlockSpec((None, padded), lambda i, h, b: (b, 0)),
             pl.BlockSpec((1,), lambda i, h, b: (h,)),
-            pl.BlockSpec(table.shape, lambda i, h, b: (0,)),
+            pl.BlockSpec(packed.table.shape, lambda i, h, b: (0,)),
         ],
         out_specs=tile,
         out_shape=jax.ShapeDtypeStruct(
@@ -169,7 +169,7 @@ def fused_attention(
         pad_to(value.reshape(heads, width, batch, length), (heads, depth, batch, padded)),
         pad_to(mask.astype(jnp.int32), (batch, padded)),
         kept_heads.astype(jnp.int32),
-        table,
+        packed.table,
     )
     return found[:, :length, :, :width].reshape(batch, length, channels)
 

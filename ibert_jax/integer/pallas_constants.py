@@ -15,16 +15,15 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.experimental import pallas as pl
 
 SUMMED = 32
 """The least length of an axis that a matrix product sums over: an instruction takes 32 bytes."""
 ALIGNED = 128
-"""Each array begins at a multiple of so many numbers, and is read in parts of at most so many
-beyond its end."""
-LONGEST = 512
-"""Numbers that a kernel reads at once: beyond the last array there are as many."""
+"""Each array begins at a multiple of so many numbers. A tile that reaches beyond an array's end
+reads what follows there, for columns that are cut off."""
+SPARE = 512
+"""Numbers that follow the last array: a head's channels are read up to a power of two."""
 
 
 @jax.tree_util.register_dataclass
@@ -61,37 +60,49 @@ def place(arrays: Sequence[jax.Array], name: str, lead: tuple[int, ...] = ()) ->
         jnp.pad(array.reshape(*lead, size), [*[(0, 0)] * len(lead), (0, room - size)])
         for array, size, room in zip(arrays, sizes, rooms, strict=True)
     ]
-    table = jnp.concatenate([*parts, jnp.zeros((*lead, LONGEST), jnp.int32)], axis=-1)
-    starts = np.cumsum([0, *rooms]).tolist()
-    return [Placed(table, start, shape, name) for start, shape in zip(starts, shapes, strict=False)]
+    table = jnp.concatenate([*parts, jnp.zeros((*lead, SPARE), jnp.int32)], axis=-1)
+    starts = [sum(rooms[:index]) for index in range(len(rooms))]
+    return [Placed(table, start, shape, name) for start, shape in zip(starts, shapes, strict=True)]
 
 
-def pack_constants(constants: Any) -> tuple[jax.Array, Callable[..., Any]]:
-    """Int32 arrays of a pytree, scalars or [C], placed or not, as one array [N].
+@dataclasses.dataclass(frozen=True)
+class Constants:
+    """A kernel's constants, int32 arrays of a pytree, scalars or [C], as one array.
 
-    Returns:
-        The array, and a function that gives the pytree back from a Pallas reference to it; of each
-        array [C] a part, from a number on and so many.
+    Attributes:
+        table: int32 [N], an operand of the kernel.
+        structure: the pytree's.
+        places: where each array begins, and its shape.
     """
+
+    table: jax.Array
+    structure: Any
+    places: list[tuple[int, tuple[int, ...]]]
+
+    @property
+    def starts(self) -> list[int]:
+        """Where the arrays [C] begin."""
+        return [start for start, shape in self.places if shape]
+
+    def unpack(self, reference: Any, first: Any, size: int) -> Any:
+        """The pytree from a reference to the table; of arrays [C] so many numbers from ``first``."""
+        values = [
+            reference[pl.ds(start + first, size)] if shape else reference[start]
+            for start, shape in self.places
+        ]
+        return jax.tree.unflatten(self.structure, values)
+
+
+def pack_constants(constants: Any) -> Constants:
+    """Int32 arrays of a pytree, scalars or [C]; those placed in one array already stay there."""
     leaves, structure = jax.tree.flatten(constants, is_leaf=_is_placed)
     placed = [leaf for leaf in leaves if isinstance(leaf, Placed)]
     if not leaves or len(placed) < len(leaves) or len({leaf.name for leaf in placed}) > 1:
         arrays = [leaf.array if isinstance(leaf, Placed) else leaf for leaf in leaves]
         placed = place(arrays or [jnp.zeros((), jnp.int32)], "kernel")
+    places = [(leaf.start, leaf.shape) for leaf in placed][: len(leaves)]
     # Of one name: one array, though by now it may have been handed on as several.
-    table = placed[0].table
-    where = [(leaf.start, leaf.shape) for leaf in placed][: len(leaves)]
-
-    def unpack(reference: Any, first: Any = 0, size: int | None = None) -> Any:
-        return jax.tree.unflatten(
-            structure,
-            [
-                reference[pl.ds(start + first, size or shape[0])] if shape else reference[start]
-                for start, shape in where
-            ],
-        )
-
-    return table, unpack
+    return Constants(placed[0].table, structure, places)
 
 
 def _is_placed(node: Any) -> bool:

@@ -75,13 +75,20 @@ def fused_normalize(
     parts = parts_of(channels)
     width, count = sum(parts), math.prod(lead)
     row = pl.BlockSpec((None, width), lambda i: (i, 0))
-    table, unpack = pack_constants(((eps_mantissa, eps_exponent), constants))
+    packed = pack_constants(((eps_mantissa, eps_exponent), constants))
     types = (jnp.int32,) if after is None else (jnp.int32, jnp.int8)
     found = pl.pallas_call(
-        partial(_kernel, before=before, after=after, unpack=unpack, channels=channels, parts=parts),
+        partial(
+            _kernel,
+            before=before,
+            after=after,
+            unpack=packed.unpack,
+            channels=channels,
+            parts=parts,
+        ),
         grid=(count,),
         in_specs=[
-            pl.BlockSpec(table.shape, lambda i: (0,)),
+            pl.BlockSpec(packed.table.shape, lambda i: (0,)),
             *(row for _ in operands),
         ],
         out_specs=[row for _ in types],
@@ -90,7 +97,7 @@ def fused_normalize(
         interpret=interpret,
         name="fused_normalize",
     )(
-        table,
+        packed.table,
         *(pad_to(x.reshape(count, channels), (count, width)) for x in operands),
     )
     return tuple(x[:, :channels].reshape(*lead, channels) for x in found)

@@ -23,7 +23,7 @@ Integer sums do not depend on their order, none of their parts is larger than K 
 below 2^31 for K up to 2^16), and the epilogue is the very function of the plain path: the integers
 are the same. The kernels are Pallas for the Triton backend: it takes 8-bit integers
 in ``dot`` and every operation that the epilogues are made of, on Ampere and later. Large products
-on an H100 or H200 are ``pallas_hopper``'s, where JAX is one that that is written for.
+on an H100 or H200 are ``pallas_hopper``'s, where JAX is of the version that they know.
 """
 
 from __future__ import annotations
@@ -86,8 +86,6 @@ SMALLEST = 32
 """Rows or columns of a tile; smaller ones read their operands too often."""
 RESULTS_A_WARP = 2048
 DEFAULT_TILES = Tiles()
-
-
 HOPPERS = ("H100", "H200")
 MOSAIC = (0, 11)
 """The JAX whose Mosaic GPU ``pallas_hopper`` was run by; its interface changes with every one."""
@@ -149,16 +147,18 @@ def fused_linear(
         )
     )  # fmt: skip
     tile = (tiles.rows, tiles.columns)
-    table, unpack = pack_constants((bias, constants))
+    packed = pack_constants((bias, constants))
     tile_spec = pl.BlockSpec(tile, lambda column, row: (row, column))
     found = pl.pallas_call(
-        partial(_kernel, epilogue=epilogue, unpack=unpack, slice_size=tiles.depth, by_row=by_row),
+        partial(
+            _kernel, epilogue=epilogue, unpack=packed.unpack, slice_size=tiles.depth, by_row=by_row
+        ),
         # Neighbours share rows of q: columns run first.
         grid=(width // tiles.columns, height // tiles.rows),
         in_specs=[
             pl.BlockSpec((tiles.rows, along), lambda column, row: (row, 0)),
             pl.BlockSpec((tiles.columns, along), lambda column, row: (column, 0)),
-            pl.BlockSpec(table.shape, lambda column, row: (0,)),
+            pl.BlockSpec(packed.table.shape, lambda column, row: (0,)),
         ],
         out_specs=tile_spec,
         out_shape=jax.ShapeDtypeStruct((height, width), type_of(epilogue, tile, constants)),
@@ -169,7 +169,7 @@ def fused_linear(
         # Zeros up to whole tiles: they add nothing to a sum, and what they make is cut off.
         pad_to(q.reshape(rows, depth), (height, along)),
         pad_to(weight, (width, along)),
-        table,
+        packed.table,
     )
     return found[:rows, :columns].reshape(*lead, columns)
 
