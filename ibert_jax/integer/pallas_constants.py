@@ -85,7 +85,7 @@ class Constants:
         return [start for start, shape in self.places if shape]
 
     def unpack(self, reference: Any, first: Any, size: int) -> Any:
-        """The pytree from a reference to the table; of each array [C] the part from ``first`` on."""
+        """The pytree from a reference to the table; of each array [C] a part, from ``first``."""
         values = [
             reference[pl.ds(start + first, size)] if shape else reference[start]
             for start, shape in self.places
