@@ -57,7 +57,7 @@ LARGEST_PRODUCT = 128**2
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class FoldedLeaf:
-    """A leaf as it was frozen, and as kernels compute it.
+    """A leaf as it was frozen, and as it is computed where its constants were folded for.
 
     Attributes:
         leaf: computes everywhere else.
@@ -93,10 +93,17 @@ def fold_constants(network: nnx.Module) -> None:
 
 
 def unfold_constants(network: nnx.Module) -> None:
-    """The inverse of ``fold_constants``."""
+    """Every leaf as it was frozen again, in place."""
     for path, leaf in integer_leaves(network).items():
         if isinstance(leaf, FoldedLeaf):
             put_leaf(network, path, nnx.data(leaf.leaf))
+
+
+def take_folded(network: nnx.Module) -> None:
+    """Let leaves be computed as they were folded, but for those whose bias was, in place."""
+    for path, leaf in integer_leaves(network).items():
+        if isinstance(leaf, FoldedLeaf) and not leaf.with_bias:
+            put_leaf(network, path, nnx.data(leaf.in_kernel))
 
 
 def in_kernel(leaf: Any) -> Any:
@@ -120,7 +127,7 @@ def _folded(leaf: Any, reads: Any, scores: Any) -> FoldedLeaf | None:
         bias, largest = reads.bias, reads.weight.shape[-1] * LARGEST_PRODUCT
     elif isinstance(leaf, IntegerSoftmax) and _is_plain(scores):
         largest = scores.weight.shape[-2] * LARGEST_PRODUCT
-    if multiplier is None or _traced((multiplier, bias)):
+    if multiplier is None or is_traced((multiplier, bias)):
         return None
     folded = fold(multiplier, largest, bias)
     if folded is None:
@@ -138,7 +145,7 @@ def _folded_sum(leaf: IntegerAct, reads: Any) -> FoldedLeaf | None:
     """A sum of a linear layer, ``reads``, and the residual."""
     if not _is_plain(reads) or len(leaf.multipliers) != 2 or leaf.bits <= WIDEST_NARROW:
         return None
-    if _traced((leaf, reads)):
+    if is_traced((leaf, reads)):
         return None
     product, residual = leaf.multipliers
     largest = reads.weight.shape[-1] * LARGEST_PRODUCT
@@ -148,7 +155,8 @@ def _folded_sum(leaf: IntegerAct, reads: Any) -> FoldedLeaf | None:
     return FoldedLeaf(leaf, dataclasses.replace(leaf, multipliers=folded), True)  # type: ignore[arg-type]
 
 
-def _traced(tree: Any) -> bool:
+def is_traced(tree: Any) -> bool:
+    """Whether what a tree holds is being traced, and not known."""
     return any(isinstance(array, Tracer) for array in jax.tree.leaves(tree))
 
 
@@ -163,8 +171,8 @@ def fold(multiplier: Multiplier, largest: int, bias: Any = None) -> Folded | Non
     Returns:
         Of NumPy's arrays; None where there is no room for a left shift.
     """
-    m, offset, shift, pre, bias = _alike(
-        *map(_int64, (multiplier.m, multiplier.offset, multiplier.shift, multiplier.pre, bias))
+    m, offset, shift, pre, bias = constants_alike(
+        multiplier.m, multiplier.offset, multiplier.shift, multiplier.pre, bias
     )
     exponent = HIGHEST - shift + pre
     left, up = np.maximum(exponent - HIGHEST, 0), np.clip(exponent, 0, HIGHEST)
@@ -174,10 +182,10 @@ def fold(multiplier: Multiplier, largest: int, bias: Any = None) -> Folded | Non
     m = m << up
     addend = (offset << (HIGHEST - pre + left + up)) + (bias << left) * m
     return Folded(
-        _word(m),
+        word(m),
         *_words(addend),
-        left=_word(left) if left.any() else None,
-        shift=_word(right) if right.any() else None,
+        left=word(left) if left.any() else None,
+        shift=word(right) if right.any() else None,
     )
 
 
@@ -187,28 +195,27 @@ def fold_wide(multiplier: Multiplier, largest: int, bias: Any = None) -> Folded 
     Returns:
         As ``fold``; None where there is no room for the left shift.
     """
-    m, offset, shift, pre, bias = _alike(
-        *map(_int64, (multiplier.m, multiplier.offset, multiplier.shift, multiplier.pre, bias))
+    m, offset, shift, pre, bias = constants_alike(
+        multiplier.m, multiplier.offset, multiplier.shift, multiplier.pre, bias
     )
     if (((largest + np.abs(bias)) << pre) >= 2**31).any():
         return None
     high, low = _words((offset << 32) + (bias << pre) * m)
     return Folded(
-        _word(m),
+        word(m),
         high,
         low if bias.any() else None,
-        left=_word(pre) if pre.any() else None,
+        left=word(pre) if pre.any() else None,
         # Of layers that each have one shift, a number a layer.
-        shift=_word(shift[:, 0] if shift.ndim > 1 and (shift == shift[:, :1]).all() else shift),
+        shift=word(shift[:, 0] if shift.ndim > 1 and (shift == shift[:, :1]).all() else shift),
     )
 
 
-def _int64(array: Any) -> np.ndarray:
-    return np.asarray(0 if array is None else array, np.int64)
-
-
-def _alike(*arrays: np.ndarray) -> tuple[np.ndarray, ...]:
-    """Arrays [L], [C] or [L, C] of one place of a network, or scalars, all of one shape."""
+def constants_alike(*constants: Any) -> tuple[np.ndarray, ...]:
+    """Constants [L], [C] or [L, C] of one place of a network, scalars or None, which is 0: int64,
+    all of one shape.
+    """
+    arrays = [np.asarray(0 if each is None else each, np.int64) for each in constants]
     rank = max(array.ndim for array in arrays)
     return tuple(
         np.broadcast_arrays(
@@ -217,10 +224,11 @@ def _alike(*arrays: np.ndarray) -> tuple[np.ndarray, ...]:
     )
 
 
-def _word(array: np.ndarray) -> Any:
+def word(array: np.ndarray) -> Any:
+    """int32."""
     return array.astype(np.int32)
 
 
 def _words(array: np.ndarray) -> tuple[Any, Any]:
     """High and low."""
-    return _word(array >> 32), (array & (2**32 - 1)).astype(np.uint32).view(np.int32)
+    return word(array >> 32), (array & (2**32 - 1)).astype(np.uint32).view(np.int32)

@@ -16,11 +16,12 @@ from ibert_jax import checks
 from ibert_jax.config import IBertConfig
 from ibert_jax.frozen.blocked import block_attention
 from ibert_jax.frozen.by_head import requantize_by_head
-from ibert_jax.frozen.folding import fold_constants, unfold_constants
+from ibert_jax.frozen.folding import fold_constants, take_folded, unfold_constants
 from ibert_jax.frozen.fused import FUSING, check_pallas, fuse_leaves
 from ibert_jax.frozen.network import name_leaves
 from ibert_jax.frozen.packing import pack_matrices, unpack_matrices
 from ibert_jax.frozen.parts import in_parts, parts_of
+from ibert_jax.frozen.shared_shift import share_shifts
 from ibert_jax.frozen.states import StateScales
 from ibert_jax.frozen.streamed import in_streams, streams_of
 from ibert_jax.integer.compiled import jit_program, on_device
@@ -66,26 +67,39 @@ class IntegerModel:
         config: IBertConfig,
         scales: dict[str, float],
         states: StateScales | None = None,
+        *,
+        kernels: str = XLA,
     ) -> Self:
-        """The model of a network whose leaves are integer leaves, of NumPy's or JAX's arrays."""
+        """The model of a network whose leaves are integer leaves, of NumPy's or JAX's arrays.
+
+        ``network`` is laid out for the kernels, in place.
+        """
+        if kernels in FUSING:
+            fold_constants(network)
+        elif jax.default_backend() == "cpu":
+            share_shifts(network)
+        if kernels == ONEDNN:
+            pack_matrices(network)
         tensors, structure = jax.tree.flatten(network)
         tensors = tuple(map(on_device, tensors))
-        return cls(tensors, structure, config, tuple(sorted(scales.items())), states)
+        return cls(tensors, structure, config, tuple(sorted(scales.items())), states, kernels)
 
     @property
     def network(self) -> Any:
         """The graph modules with their integer leaves, whatever the kernels."""
-        network = self._laid_out
-        if self.kernels == ONEDNN:
-            unpack_matrices(network)
-        elif self.kernels in FUSING:
-            unfold_constants(network)
-        return network
+        return self._as_frozen(self._laid_out)
 
     @property
     def _laid_out(self) -> Any:
         """The same with their arrays as the kernels want them."""
         return jax.tree.unflatten(self.structure, self.tensors)
+
+    def _as_frozen(self, network: Any) -> Any:
+        """``_laid_out``, or one like it, as it was before, in place."""
+        if self.kernels == ONEDNN:
+            unpack_matrices(network)
+        unfold_constants(network)
+        return network
 
     @property
     def kind(self) -> type[IBertPreTrainedModel]:
@@ -117,16 +131,8 @@ class IntegerModel:
         network = self._laid_out
         if ONEDNN in (kernels, self.kernels):
             network = jax.tree.map(np.asarray, network)
-        if self.kernels == ONEDNN:
-            unpack_matrices(network)
-        elif self.kernels in FUSING:
-            unfold_constants(network)
-        if kernels == ONEDNN:
-            pack_matrices(network)
-        elif kernels in FUSING:
-            fold_constants(network)
-        made = type(self).of(network, self.config, dict(self.scales), self.states)
-        return dataclasses.replace(made, kernels=kernels)
+        network = self._as_frozen(network)
+        return type(self).of(network, self.config, dict(self.scales), self.states, kernels=kernels)
 
     def input_shape(self, batch_size: int, sequence_length: int) -> tuple[int, ...]:
         """The shape of ``input_ids`` for so many examples of so many tokens."""
@@ -307,11 +313,13 @@ def _run(
     network, shape, parts = model._laid_out, inputs["attention_mask"].shape, 1
     if model.kernels in FUSING:
         fuse_leaves(network, model.kernels, attention=not output_attentions)
-    elif not output_attentions:
-        parts = 1 if output_hidden_states else parts_of(shape)
-        part = (shape[0] // parts, *shape[1:])
-        block_attention(network, part)
-        requantize_by_head(network, part)
+    else:
+        take_folded(network)
+        if not output_attentions:
+            parts = 1 if output_hidden_states else parts_of(shape)
+            part = (shape[0] // parts, *shape[1:])
+            block_attention(network, part)
+            requantize_by_head(network, part)
     name_leaves(network)
 
     def run(inputs: dict[str, jax.Array]) -> Any:

@@ -48,10 +48,10 @@ class Multiplier:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Folded:
-    """A ``Multiplier`` as one multiplication and one addition, of 64 bits, for GPU kernels.
+    """A ``Multiplier`` as one multiplication and one addition.
 
     ``floor((x 2^left m + addend) 2^-32) 2^-shift``, int32 arrays, scalar or one per channel [C];
-    see ``frozen.folding``, which makes it.
+    ``frozen.folding`` makes it for GPUs, ``frozen.shared_shift`` for CPUs.
 
     Attributes:
         m: |m| < 2^31.
