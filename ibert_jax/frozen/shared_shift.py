@@ -73,7 +73,7 @@ def _shared(path: str, leaves: Mapping[str, Any], *, stacked: bool) -> Any:
         share(multiplier, bound, wide=wide, stacked=stacked)
         for multiplier, bound in zip(multipliers, largest, strict=True)
     ]
-    if not any(found):
+    if all(each is None for each in found):
         return None
     made = tuple(new or old for new, old in zip(found, multipliers, strict=True))
     if isinstance(leaf, IntegerAct):
@@ -131,10 +131,10 @@ def share(multiplier: Multiplier, largest: int, *, wide: bool, stacked: bool) ->
 def _is_valid(
     m: np.ndarray, offset: np.ndarray, shift: np.ndarray, pre: np.ndarray, *, bits: int
 ) -> bool:
-    """Whether constants are as ``Multiplier`` has them, who cannot overflow then, whatever x is.
+    """Whether constants are what ``Multiplier`` says, with which nothing overflows, whatever x is.
 
-    What is proved of a program that shares shifts then holds of it as it was, elsewhere. Others
-    are left for a proof to find.
+    What is proved of a program that shares shifts then holds of the plain one, too. Others are left
+    for a proof to find.
     """
     return bool(
         (np.abs(m) < 2**bits).all()

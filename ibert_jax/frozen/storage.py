@@ -138,7 +138,7 @@ def sha256(model: IntegerModel) -> str:
 
 def _describe_program(model: IntegerModel) -> tuple[dict[str, Any], dict[str, Any]]:
     """The manifest's entries about the program, and by name what NumPy makes its arrays of."""
-    network, arrays = model.network, {}
+    network, arrays = model.with_kernels("xla").network, {}
     leaves = {path: _describe(path, leaf, arrays) for path, leaf in _integer_leaves(network)}
     return {
         "architecture": type(network).__name__,
