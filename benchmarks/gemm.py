@@ -30,6 +30,7 @@ from machine import device_name, versions
 
 from ibert_jax.files import write_whole
 from ibert_jax.frozen.folding import fold
+from ibert_jax.frozen.shared_shift import share
 from ibert_jax.integer.compiled import jit_program
 from ibert_jax.integer.dyadic import Folded, Multiplier, requantize, requantize_sum, rescale
 from ibert_jax.integer.gelu import igelu
@@ -85,6 +86,19 @@ def folded(values: Any, bias: jax.Array) -> Any:
         return fold(values, 2**31, bias)
     entry, grid, leave = values
     return fold(entry, 2**31, bias), grid, fold(leave, 2**31)
+
+
+def shared(values: Any, follows: str) -> Any:
+    """The constants of a program on a CPU, whose channels share their shifts."""
+
+    def one(value: Any) -> Any:
+        if not isinstance(value, Multiplier):
+            return value
+        found = share(value, 2**31, wide=follows == "residual", stacked=False)
+        assert found is not None
+        return jax.tree.map(jnp.asarray, found)
+
+    return jax.tree.map(one, values, is_leaf=lambda node: isinstance(node, Multiplier))
 
 
 def epilogue(x: jax.Array, values: Any, *residual: jax.Array) -> jax.Array:
@@ -155,6 +169,8 @@ def ways(product: Product, tune: bool) -> dict[str, Callable[[], Turn]]:
     weight = draw(rng, columns, depth)
     bias = jnp.asarray(rng.integers(-(2**20), 2**20, columns), jnp.int32)
     values = constants(rng, columns, follows)
+    if not GPU:
+        values = shared(values, follows)
     alone = [(draw(rng, rows, depth),) for _ in range(turns)]
     operands: list[Any] = alone
     if follows == "residual":
