@@ -2,10 +2,11 @@
 
 ``integer_model.json`` holds the format's version, the configuration, the output scales, those
 of the hidden states, the kind and the static settings of every integer leaf, and the SHA-256 of
-``integer_model.safetensors``. Both are written under a temporary name first and renamed, the
-JSON last, so that half a model, or halves of two, are refused. ``certificate.json``, where there is
-one, is the certificate of this very model: it names the model's hash, which ``load`` checks.
-Nothing is unpickled.
+``integer_model.safetensors``. The tensors are written whole under a name of their own, the JSON is
+renamed into its place, and then they into theirs: whoever is killed in between leaves the model of
+before or the new one, and halves of two are refused. ``certificate.json``, where there is one, is
+the certificate of this very model: it names the model's hash, which ``load`` checks. Nothing is
+unpickled.
 """
 
 from __future__ import annotations
@@ -103,21 +104,28 @@ def save(model: IntegerModel, directory: str | os.PathLike[str], certificate: An
     folder.mkdir(parents=True, exist_ok=True)
     described, arrays = _describe_program(model)
     packed = pack_tensors({name: np.asarray(array) for name, array in arrays.items()})
+    digest = hashlib.sha256(packed).hexdigest()
     manifest = {
         "format": FORMAT,
         "version": VERSION,
         **described,
         "config": model.config.to_dict(),
-        "sha256": hashlib.sha256(packed).hexdigest(),
+        "sha256": digest,
     }
     if model.states is not None:
         manifest["hidden_states"] = model.states.to_json()
     text = json.dumps(manifest, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
+    write_whole(_upcoming(folder, digest), packed)
     (folder / CERTIFICATE_FILE).unlink(missing_ok=True)  # of what is replaced now
-    write_whole(folder / TENSORS_FILE, packed)
-    write_whole(folder / MANIFEST_FILE, text)
+    write_whole(folder / MANIFEST_FILE, text)  # by which ``load`` finds the tensors where they are
+    _upcoming(folder, digest).replace(folder / TENSORS_FILE)
     if certificate is not None:
         save_certificate(certificate, folder)
+
+
+def _upcoming(folder: Path, digest: Any) -> Path:
+    """Where tensors of this SHA-256 wait until the manifest names them."""
+    return folder / f".{digest}.{TENSORS_FILE}"
 
 
 def save_certificate(certificate: Any, directory: str | os.PathLike[str]) -> None:
@@ -163,7 +171,9 @@ def load(directory: str | os.PathLike[str]) -> IntegerModel:
             f"{manifest.get('version')!r}, expected {FORMAT!r} version {VERSION}: freeze the "
             "model again with this version of ibert_jax"
         )
-    arrays = _read_arrays(folder / TENSORS_FILE, manifest.get("sha256"))
+    digest = manifest.get("sha256")
+    upcoming = _upcoming(folder, digest)  # there if ``save`` was killed before its last step
+    arrays = _read_arrays(upcoming if upcoming.is_file() else folder / TENSORS_FILE, digest)
     try:
         config = IBertConfig.from_dict(manifest["config"])
         scales = {str(name): float(scale) for name, scale in manifest["scales"].items()}

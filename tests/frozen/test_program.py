@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -164,6 +165,34 @@ def test_a_damaged_directory_is_refused(tmp_path: Path, how: str, sentence: str)
     damage(tmp_path, how)
     with pytest.raises((ValueError, FileNotFoundError), match=sentence):
         ib.IntegerModel.load(tmp_path)
+
+
+@pytest.mark.parametrize("kept", range(6))
+def test_a_save_that_is_killed_leaves_one_of_the_two_models(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kept: int
+) -> None:
+    """After each of its steps on the disk, of which the fourth puts the manifest into its place."""
+    old, new = (case(scheme).program for scheme in SCHEMES)
+    old.save(tmp_path)
+    steps = iter(range(kept))
+
+    def killed(step: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any, **named: Any) -> Any:
+            if next(steps, None) is None:
+                raise KeyboardInterrupt
+            return step(*arguments, **named)
+
+        return call
+
+    with monkeypatch.context() as patch:
+        for name in ("replace", "unlink"):
+            patch.setattr(Path, name, killed(getattr(Path, name)))
+        with pytest.raises(KeyboardInterrupt):
+            new.save(tmp_path)
+    found = ib.IntegerModel.load(tmp_path).sha256()
+    assert found == (new if kept > 3 else old).sha256()
+    new.save(tmp_path)
+    assert ib.IntegerModel.load(tmp_path).sha256() == new.sha256()
 
 
 def test_freezing_before_calibration_names_the_ranges() -> None:
