@@ -384,7 +384,7 @@ class FusedLayerNorm:
                 in_kernel(norm.leaf).eps_mantissa,
                 in_kernel(norm.leaf).eps_exponent,
                 after=None if norm.copy is None else copied,
-                constants=(None, None, in_kernel(norm.copy)),
+                after_constants=in_kernel(norm.copy),
                 interpret=interpret,
             )
 

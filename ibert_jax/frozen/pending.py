@@ -117,12 +117,9 @@ class PendingSum:
             in_kernel(norm).eps_mantissa,
             in_kernel(norm).eps_exponent,
             before=_add_bias_and_sum,
+            constants=(None if has_bias(self.act) else linear.bias, in_kernel(self.act)),
             after=None if copy is None else copied,
-            constants=(
-                None if has_bias(self.act) else linear.bias,
-                in_kernel(self.act),
-                in_kernel(copy),
-            ),
+            after_constants=in_kernel(copy),
             interpret=interpret,
         )
 
@@ -235,14 +232,14 @@ def _finish(x: jax.Array, leaves: tuple[IntegerGELU | None, IntegerAct]) -> jax.
 
 def _add_bias_and_sum(accumulators: jax.Array, *rest: Any) -> jax.Array:
     """What a LayerNorm reads, of the accumulators before their bias and the residual."""
-    *others, (bias, act, _) = rest
+    *others, (bias, act) = rest
     if bias is not None:
         accumulators = accumulators + align(bias, accumulators.ndim)
     return _requantized((accumulators, *others), act)
 
 
-def copied(normalized: jax.Array, constants: tuple[Any, Any, IntegerAct]) -> jax.Array:
-    return _requantized((normalized,), constants[2])
+def copied(normalized: jax.Array, act: IntegerAct) -> jax.Array:
+    return _requantized((normalized,), act)
 
 
 def _requantized(operands: tuple[jax.Array, ...], act: IntegerAct) -> jax.Array:

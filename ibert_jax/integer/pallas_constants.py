@@ -84,6 +84,15 @@ class Constants:
         """Where the arrays [C] begin."""
         return [start for start, shape in self.places if shape]
 
+    def members(self) -> list[Constants]:
+        """Of a tuple of pytrees, each of them."""
+        found, first = [], 0
+        for structure in self.structure.children():
+            last = first + structure.num_leaves
+            found.append(Constants(self.table, structure, self.places[first:last]))
+            first = last
+        return found
+
     def unpack(self, reference: Any, first: Any, size: int) -> Any:
         """The pytree from a reference to the table; of each array [C] a part, from ``first``."""
         values = [

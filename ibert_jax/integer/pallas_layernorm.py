@@ -32,7 +32,7 @@ from jax.experimental.pallas import triton
 
 from ibert_jax.integer.isqrt import isqrt
 from ibert_jax.integer.layernorm import golden_step, halvings_of, numerator
-from ibert_jax.integer.pallas_constants import Placed, pack_constants, pad_to
+from ibert_jax.integer.pallas_constants import Constants, Placed, pack_constants, pad_to
 
 WARPS = 4
 """Of a program, which has one row. Measured on an H200, in one run: 78 us with four warps where
@@ -53,8 +53,9 @@ def fused_normalize(
     eps_exponent: jax.Array | Placed,
     *,
     before: Elementwise = first_of,
-    after: Elementwise | None = None,
     constants: Any = (),
+    after: Elementwise | None = None,
+    after_constants: Any = (),
     interpret: bool = False,
 ) -> tuple[jax.Array, ...]:
     """``after(normalize(before(operands)))``, and what is between.
@@ -62,9 +63,9 @@ def fused_normalize(
     Args:
         operands: integer arrays [..., C].
         eps_mantissa, eps_exponent: as ``layernorm.normalize`` takes them.
-        before: makes int32 of 20 bits of the operands and the constants, element by element.
-        after: makes int8 of normalized elements, int32, and the constants; None, nothing.
-        constants: a pytree of int32 arrays, scalars or one value a channel [C].
+        before: makes int32 of 20 bits of the operands and ``constants``, element by element.
+        after: makes int8 of normalized elements, int32, and ``after_constants``; None, nothing.
+        constants, after_constants: pytrees of int32 arrays, scalars or one value a channel [C].
         interpret: run by Pallas' interpreter, on any platform.
 
     Returns:
@@ -75,16 +76,17 @@ def fused_normalize(
     parts = parts_of(channels)
     width, count = sum(parts), math.prod(lead)
     row = pl.BlockSpec((None, width), lambda i: (i, 0))
-    packed = pack_constants(((eps_mantissa, eps_exponent), constants))
+    packed = pack_constants(((eps_mantissa, eps_exponent), constants, after_constants))
     types = (jnp.int32,) if after is None else (jnp.int32, jnp.int8)
     found = pl.pallas_call(
         partial(
             _kernel,
             before=before,
             after=after,
-            unpack=packed.unpack,
+            constants=packed.members(),
             channels=channels,
             parts=parts,
+            interpret=interpret,
         ),
         grid=(count,),
         in_specs=[
@@ -104,9 +106,10 @@ def fused_normalize(
 
 
 def parts_of(channels: int) -> list[int]:
-    """Powers of two, the largest first, that together hold a row: 768 as 512 and 256."""
-    rest = -(-channels // SMALLEST_PART) * SMALLEST_PART
-    return [1 << bit for bit in reversed(range(rest.bit_length())) if rest >> bit & 1]
+    """The largest equal powers of two that together hold a row: 768 as three of 256."""
+    whole = -(-channels // SMALLEST_PART) * SMALLEST_PART
+    part = whole & -whole
+    return [part] * (whole // part)
 
 
 def _kernel(
@@ -114,35 +117,36 @@ def _kernel(
     *refs: Any,
     before: Elementwise,
     after: Elementwise | None,
-    unpack: Callable[..., Any],
+    constants: list[Constants],
     channels: int,
     parts: list[int],
+    interpret: bool,
 ) -> None:
     inputs, outputs = (refs[:-1], refs[-1:]) if after is None else (refs[:-2], refs[-2:])
     starts = [sum(parts[:index]) for index in range(len(parts))]
-    places = [pl.ds(start, size) for start, size in zip(starts, parts, strict=True)]
-    columns = [
-        start + lax.broadcasted_iota(jnp.int32, (1, size), 1)
-        for start, size in zip(starts, parts, strict=True)
-    ]
-    unpacked = [unpack(table, start, size) for start, size in zip(starts, parts, strict=True)]
-    constants, eps = [values for _, values in unpacked], unpacked[0][0]
+    cuts = list(zip(starts, parts, strict=True))
+    places = [pl.ds(*cut) for cut in cuts]
+    # Memory is asked for all of the row before any of it is waited for: left to itself, the
+    # compiler asks for a part when it has computed the one before.
+    operands = [[x[place] for x in inputs] for place in places]
+    if not interpret:
+        triton.debug_barrier()
+    of_eps, of_before, of_after = (each.unpack for each in constants)
     elements = [
-        before(*(x[place].reshape(1, -1) for x in inputs), values)
-        for place, values in zip(places, constants, strict=True)
+        before(*own, of_before(table, *cut)) for own, cut in zip(operands, cuts, strict=True)
     ]
-    for place, values, normalized in zip(
-        places, constants, _normalized(elements, columns, channels, eps), strict=True
-    ):
-        outputs[0][place] = normalized.reshape(-1)
+    columns = [start + lax.broadcasted_iota(jnp.int32, (size,), 0) for start, size in cuts]
+    normalized = _normalized(elements, columns, channels, of_eps(table, 0, 1))
+    for place, cut, part in zip(places, cuts, normalized, strict=True):
+        outputs[0][place] = part
         if after is not None:
-            outputs[1][place] = after(normalized, values).reshape(-1)
+            outputs[1][place] = after(part, of_after(table, *cut))
 
 
 def _normalized(
     parts: list[jax.Array], columns: list[jax.Array], channels: int, eps: Any
 ) -> list[jax.Array]:
-    """Of the parts of a row, int32 [1, W] each; what is beyond its channels counts as zeros."""
+    """Of the equal parts of a row, int32 [W] each; beyond its channels are zeros."""
 
     def kept(values: list[jax.Array]) -> list[jax.Array]:
         if channels % SMALLEST_PART == 0:
@@ -153,8 +157,7 @@ def _normalized(
         ]
 
     def over_row(reduce: Callable[..., jax.Array], join: Elementwise, values: Any) -> jax.Array:
-        found = [reduce(part, axis=1, keepdims=True) for part in values]
-        return functools.reduce(join, found)
+        return reduce(functools.reduce(join, values))
 
     sum_of = partial(over_row, partial(jnp.sum, dtype=jnp.int32), jnp.add)
     parts = kept(parts)

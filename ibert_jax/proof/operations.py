@@ -99,7 +99,7 @@ _JAXPR = """
     all_gather all_to_all axis_index pbroadcast pmax pmin ppermute psum psum_invariant pvary
     addupdate empty get masked_load masked_swap num_programs program_id swap
     barrier_arrive barrier_wait commit_smem copy_gmem_to_smem copy_smem_to_gmem custom_vmap_call
-    layout_cast load mpmd_map run_scoped set_max_registers_p wait_smem_to_gmem
+    debug_barrier_p layout_cast load mpmd_map run_scoped set_max_registers_p wait_smem_to_gmem
     wgmma_accumulator_deref_p wgmma_ref wgmma_wait
     input output constant dot_u8_s8 dot_u8_packed
 """
