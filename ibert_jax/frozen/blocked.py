@@ -16,8 +16,9 @@ import jax
 from flax import nnx
 from jax import lax
 
-from ibert_jax.frozen.fused import FusedScores, FusedSoftmax, PendingWeights
+from ibert_jax.frozen.fused_leaves import FusedScores, FusedSoftmax
 from ibert_jax.frozen.network import integer_leaves, put_leaf
+from ibert_jax.frozen.pending import PendingWeights
 from ibert_jax.layers.attention import IntegerContext
 from ibert_jax.layers.softmax import IntegerSoftmax
 

@@ -111,6 +111,16 @@ def in_kernel(leaf: Any) -> Any:
     return leaf.in_kernel if isinstance(leaf, FoldedLeaf) else leaf
 
 
+def plain(leaf: Any) -> Any:
+    """The leaf as it was frozen."""
+    return leaf.leaf if isinstance(leaf, FoldedLeaf) else leaf
+
+
+def unfolded(leaf: Any) -> FoldedLeaf:
+    """A leaf that kernels compute as it was frozen."""
+    return FoldedLeaf(leaf, leaf, with_bias=False)
+
+
 def has_bias(leaf: Any) -> bool:
     """Whether a leaf has taken over the bias of what it reads."""
     return isinstance(leaf, FoldedLeaf) and leaf.with_bias

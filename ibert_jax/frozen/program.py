@@ -17,7 +17,8 @@ from ibert_jax.config import IBertConfig
 from ibert_jax.frozen.blocked import block_attention
 from ibert_jax.frozen.by_head import requantize_by_head
 from ibert_jax.frozen.folding import fold_constants, take_folded, unfold_constants
-from ibert_jax.frozen.fused import FUSING, check_pallas, fuse_leaves
+from ibert_jax.frozen.fused import check_pallas, fuse_leaves
+from ibert_jax.frozen.fused_leaves import FUSING
 from ibert_jax.frozen.network import name_leaves
 from ibert_jax.frozen.packing import pack_matrices, unpack_matrices
 from ibert_jax.frozen.parts import in_parts, parts_of

@@ -31,6 +31,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton
@@ -132,7 +133,8 @@ def fused_attention(
 
     packed = pack_constants((multiplier, constants))
     if kept_heads is None:
-        kept_heads = jnp.ones((heads,), jnp.int32)
+        # Not all alike, or XLA would fill an array in each turn of a loop over layers.
+        kept_heads = jnp.asarray(np.arange(1, heads + 1, dtype=np.int32))
     first = [index * heads for index in slices]
     tile = pl.BlockSpec((None, rows, None, depth), lambda i, h, b: (b, i, h, 0))
     queries = pl.BlockSpec((None, rows, None, depth), lambda i, h, b: (b, i, first[0] + h, 0))
@@ -167,7 +169,7 @@ def fused_attention(
         split(query),
         split(key),
         pad_to(value.reshape(heads, width, batch, length), (heads, depth, batch, padded)),
-        pad_to(mask.astype(jnp.int32), (batch, padded)),
+        pad_to(mask, (batch, padded)),
         kept_heads.astype(jnp.int32),
         packed.table,
     )
@@ -196,7 +198,7 @@ def _kernel(
     def scores(index: Any) -> tuple[jax.Array, jax.Array]:
         """[R, S] scores of a slice of keys, and 1 for each of them that counts, else 0, [1, S]."""
         along = pl.ds(index * slice_size, slice_size)
-        counts = mask[along].reshape(1, slice_size)
+        counts = mask[along].astype(jnp.int32).reshape(1, slice_size)
         found = lax.dot_general(
             queries, k[along, :], (((1,), (1,)), ((), ())), preferred_element_type=jnp.int32
         )
