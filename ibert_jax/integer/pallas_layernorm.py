@@ -5,10 +5,14 @@ RoBERTa-base at 128 x 128 tokens four times 50 MB in and 50 MB out, 58 us on an 
 holds its rows in registers from the first sum to the last shift. In an encoder layer it also adds
 the two operands of the residual sum before (a product's accumulators, their bias, and the residual)
 and makes the 8-bit copy after that enters the next product: 100 MB in, 63 out, in place of another
-150 MB for the sum and another 63 for the copy. At the speed of memory that is 38 us; 66 were
-measured. (What bounds it is not the constants of the channels, ten arrays that each row reads
-again: with several rows one after the other in a program, which keeps them, it takes longer. Nor is
-it arithmetic, of which a tenth less made no difference.)
+150 MB for the sum and another 63 for the copy. At the speed of memory that is 38 us.
+
+How long a row takes counts as much, for a multiprocessor has few of them at a time. An earlier form
+took 66 us: by the disassembled kernel it waited for memory two or three times in turn and had 19
+barriers, 506 instructions and 56 registers a thread. This one asks for all of a row first, joins
+its parts before it reduces them, and loads the copy's constants when the row is done: 8, 446 and
+34. It was not measured. (Of the earlier form, several rows one after the other in a program, which
+keeps the constants, took longer.)
 
 The steps are those of ``layernorm.normalize``, with sums and maxima over a row's elements, in parts
 of a power of two each. They are written out with int32 operations where Triton has none for
@@ -35,8 +39,8 @@ from ibert_jax.integer.layernorm import golden_step, halvings_of, numerator
 from ibert_jax.integer.pallas_constants import Constants, Placed, pack_constants, pad_to
 
 WARPS = 4
-"""Of a program, which has one row. Measured on an H200, in one run: 78 us with four warps where
-there is a copy to be made, 93 with two; 60 and 66 where there is none."""
+"""Of a program, which has one row. An earlier form took, on an H200, in one run, 78 us with four warps
+where there is a copy to be made, 93 with two; 60 and 66 where there is none."""
 SMALLEST_PART = 128
 """Channels; a row is padded to a multiple of them."""
 Elementwise = Callable[..., jax.Array]
