@@ -39,8 +39,8 @@ from ibert_jax.integer.layernorm import golden_step, halvings_of, numerator
 from ibert_jax.integer.pallas_constants import Constants, Placed, pack_constants, pad_to
 
 WARPS = 4
-"""Of a program, which has one row. An earlier form took, on an H200 in one run, 78 us with four where
-there is a copy to be made, 93 with two; 60 and 66 where there is none."""
+"""Of a program, which has one row. An earlier form took, on an H200 in one run, 78 us with four
+warps if there is a copy to be made, 93 with two; 60 and 66 if there is none."""
 SMALLEST_PART = 128
 """Channels; a row is padded to a multiple of them."""
 Elementwise = Callable[..., jax.Array]
