@@ -39,7 +39,7 @@ from ibert_jax.integer.layernorm import golden_step, halvings_of, numerator
 from ibert_jax.integer.pallas_constants import Constants, Placed, pack_constants, pad_to
 
 WARPS = 4
-"""Of a program, which has one row. An earlier form took, on an H200 in one run, 78 us with four
+"""Of a row, which is a program. An earlier form took, on an H200 in one run, 78 us with four
 warps if there is a copy to be made, 93 with two; 60 and 66 if there is none."""
 SMALLEST_PART = 128
 """Channels; a row is padded to a multiple of them."""
@@ -60,6 +60,7 @@ def fused_normalize(
     constants: Any = (),
     after: Elementwise | None = None,
     after_constants: Any = (),
+    warps: int = WARPS,
     interpret: bool = False,
 ) -> tuple[jax.Array, ...]:
     """``after(normalize(before(operands)))``, and what is between.
@@ -70,6 +71,7 @@ def fused_normalize(
         before: makes int32 of 20 bits of the operands and ``constants``, element by element.
         after: makes int8 of normalized elements, int32, and ``after_constants``; None, nothing.
         constants, after_constants: pytrees of int32 arrays, scalars or one value a channel [C].
+        warps: of 32 threads, a row's; the results do not depend on it.
         interpret: run by Pallas' interpreter, on any platform.
 
     Returns:
@@ -99,7 +101,7 @@ def fused_normalize(
         ],
         out_specs=[row for _ in types],
         out_shape=[jax.ShapeDtypeStruct((count, width), kind) for kind in types],
-        compiler_params=triton.CompilerParams(num_warps=WARPS),
+        compiler_params=triton.CompilerParams(num_warps=warps),
         interpret=interpret,
         name="fused_normalize",
     )(

@@ -1,0 +1,234 @@
+"""What does each fused kernel take by itself on an NVIDIA GPU, and what would its other forms?
+
+    PYTHONPATH=. python benchmarks/gpu_kernels.py [--record FILE.json]
+    JAX_PLATFORMS=cpu PYTHONPATH=. python benchmarks/gpu_kernels.py --small     # tries it out
+
+Of RoBERTa-base at 128 x 128 tokens: products with what follows them, by Triton and (on an H100 or
+H200) by Hopper's own instructions; residual sum, LayerNorm and copy with more and fewer warps a
+row; attention cut otherwise. Printed are microseconds, launching included, and whether all forms of
+a kernel made the same integers. Each runs in a process of its own, for a kernel that waits for what
+never comes stops a GPU's process for good.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from gemm import constants, draw, epilogue, folded, products
+from machine import device_name, versions
+
+from ibert_jax.files import write_whole
+from ibert_jax.frozen.folding import fold_wide
+from ibert_jax.integer.dyadic import Multiplier
+from ibert_jax.integer.pallas_attention import AttentionTiles
+
+PATIENCE = 60
+"""Seconds until one is given up."""
+INPUTS = 6
+"""So many operands in turns, or the GPU would find one in its cache."""
+TRITON, MOSAIC = "triton", "mosaic"
+
+
+class Size(NamedTuple):
+    batch: int
+    length: int
+    hidden: int
+    inner: int
+    heads: int
+
+
+BASE, SMALL = Size(128, 128, 768, 3072, 12), Size(2, 32, 64, 128, 2)
+
+
+def form(*names: str) -> str:
+    return ", ".join(names)
+
+
+FEED_FORWARD, QUERY_KEY = "feed-forward in", "query and key"
+NORM, ATTENTION = "residual sum, LayerNorm, copy", "attention"
+WARPS = {form(NORM, f"{n} warps"): n for n in (1, 2, 4, 8)}
+TILES = {
+    form(ATTENTION, f"{t.queries} queries, {t.keys} keys, {t.warps} warps"): t
+    for t in (
+        AttentionTiles(),
+        AttentionTiles(keys=64),
+        AttentionTiles(queries=16, warps=1),
+        AttentionTiles(queries=64, warps=4),
+    )
+}
+BACKENDS = {
+    form(name, backend): (name, backend)
+    for name in (FEED_FORWARD, QUERY_KEY)
+    for backend in (TRITON, MOSAIC)
+}
+FORMS = [*BACKENDS, *WARPS, *TILES]
+
+
+# ------------------------------------------------------------------------------------- kernels
+
+
+def made(name: str, size: Size, interpret: bool) -> tuple[Callable[..., Any], list[Any], Any]:
+    """A kernel, its operands in turns, and what all of its calls share."""
+    if name in BACKENDS:
+        return product(*BACKENDS[name], size, interpret)
+    if name in WARPS:
+        return normalization(WARPS[name], size, interpret)
+    return attention(TILES[name], size, interpret)
+
+
+def product(name: str, backend: str, size: Size, interpret: bool) -> Any:
+    from ibert_jax.integer.pallas_linear import fused_linear
+
+    of = "query, key, value" if name == QUERY_KEY else name
+    rows, depth, columns, follows = products(size.batch, size.length, size.hidden, size.inner)[of]
+    columns = 2 * columns if name == QUERY_KEY else columns
+    rng = np.random.default_rng(0)
+    operands = [(draw(rng, rows, depth),) for _ in range(INPUTS)]
+    weight = draw(rng, columns, depth)
+    bias = jnp.asarray(rng.integers(-(2**20), 2**20, columns), jnp.int32)
+    values = folded(constants(rng, columns, follows), bias)
+
+    def run(q: jax.Array, weight: jax.Array, values: Any) -> jax.Array:
+        if backend == TRITON:
+            return fused_linear(q, weight, None, epilogue, values, interpret=interpret)
+        from ibert_jax.integer.pallas_hopper import hopper_linear
+
+        return hopper_linear(q, weight, epilogue, values)
+
+    return run, operands, (weight, values)
+
+
+def normalization(warps: int, size: Size, interpret: bool) -> Any:
+    from ibert_jax.integer.pallas_layernorm import fused_normalize
+
+    rng, shape = np.random.default_rng(0), (size.batch * size.length, size.hidden)
+    limit = 2**20
+
+    def numbers() -> jax.Array:
+        return jnp.asarray(rng.integers(-limit, limit, shape, np.int32))
+
+    operands = [(numbers(), numbers()) for _ in range(INPUTS // 2)]
+    sums = tuple(fold_wide(each, limit) for each in constants(rng, size.hidden, "residual"))
+    copy = folded(constants(rng, size.hidden, "requantize"), jnp.zeros(size.hidden, jnp.int32))
+
+    def before(x: jax.Array, residual: jax.Array, sums: Any) -> jax.Array:
+        return epilogue(x, sums, residual)
+
+    def run(x: jax.Array, residual: jax.Array, sums: Any, copy: Any) -> tuple[jax.Array, ...]:
+        return fused_normalize(
+            (x, residual),
+            jnp.int32(0),
+            jnp.int32(-30),
+            before=before,
+            constants=sums,
+            after=epilogue,
+            after_constants=copy,
+            warps=warps,
+            interpret=interpret,
+        )
+
+    return run, operands, (sums, copy)
+
+
+def attention(tiles: AttentionTiles, size: Size, interpret: bool) -> Any:
+    from ibert_jax.integer.pallas_attention import fused_attention
+
+    rng, tokens = np.random.default_rng(0), (size.batch, size.length)
+    operands = [
+        (draw(rng, *tokens, 2 * size.hidden), draw(rng, size.hidden, *tokens))
+        for _ in range(INPUTS)
+    ]
+    # Scores of random rows, within some ten thousands, spread over the exponential's range.
+    scale = Multiplier(*(jnp.int32(n) for n in (23_000, 1 << 3, 4)))
+    values = folded(constants(rng, size.hidden, "requantize"), jnp.zeros(size.hidden, jnp.int32))
+    mask = jnp.ones(tokens, jnp.bool_)
+
+    def run(query_key: Any, value: Any, mask: Any, scale: Any, values: Any) -> jax.Array:
+        return fused_attention(
+            *(query_key, query_key, value, mask, scale, epilogue, values),
+            heads=size.heads,
+            slices=(0, 1),
+            of=2,
+            tiles=tiles,
+            interpret=interpret,
+        )
+
+    return run, operands, (mask, scale, values)
+
+
+# ----------------------------------------------------------------------------------- measuring
+
+
+def measure(name: str, rounds: int, small: bool) -> dict[str, Any]:
+    """Microseconds, and a hash of the integers."""
+    one, operands, shared = made(name, SMALL if small else BASE, small)
+
+    def several(operands: list[Any], shared: Any) -> list[Any]:
+        return [one(*own, *shared) for own in operands]
+
+    run, digest = jax.jit(several), hashlib.sha256()
+    for result in jax.tree.leaves(run(operands, shared)):
+        digest.update(np.asarray(result).tobytes())
+    taken = []
+    for _ in range(rounds):
+        started = time.perf_counter()
+        for _ in range(INPUTS):
+            result = run(operands, shared)
+        jax.block_until_ready(result)
+        taken.append((time.perf_counter() - started) / INPUTS / len(operands))
+    return {"us": statistics.median(taken) * 1e6, "sha256": digest.hexdigest()}
+
+
+def in_a_process(name: str, words: list[str]) -> dict[str, Any]:
+    command = [sys.executable, __file__, "--form", name, *words]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE)
+        return json.loads(done.stdout.splitlines()[-1])
+    except subprocess.TimeoutExpired:
+        return {"failed": f"no answer in {PATIENCE} s"}
+    except (IndexError, json.JSONDecodeError):
+        return {"failed": (done.stderr.strip().splitlines() or ["?"])[-1]}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--small", action="store_true", help="tiny and interpreted")
+    parser.add_argument("--record", type=Path, help="write the figures to this JSON file")
+    parser.add_argument("--form", choices=FORMS, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.form:
+        print(json.dumps(measure(options.form, options.rounds, options.small)))
+        return 0
+    wanted = [name for name in FORMS if not (options.small and name.endswith(MOSAIC))]
+    words = ["--rounds", str(options.rounds), *(["--small"] if options.small else [])]
+    found: dict[str, Any] = {}
+    results = {"device": device_name(), "versions": versions(["jax"]), "kernels": found}
+    for name in wanted:
+        found[name] = one = in_a_process(name, words)
+        print(f"{name:48} {one.get('failed') or format(one['us'], '9.1f')}", flush=True)
+        if options.record:
+            write_whole(options.record, json.dumps(results, indent=1) + "\n")
+    differ = []
+    for kernel in (FEED_FORWARD, QUERY_KEY, NORM, ATTENTION):
+        hashes = {one.get("sha256") for name, one in found.items() if name.startswith(kernel)}
+        if len(hashes - {None}) > 1:
+            differ.append(kernel)
+    print("other integers by another form:", ", ".join(differ) or "none")
+    return 1 if differ else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
