@@ -18,7 +18,8 @@ an H200 (an H100 has the same instructions; it was never run on one). Others go 
 
 from __future__ import annotations
 
-from typing import Any
+import dataclasses
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -26,7 +27,7 @@ from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu
 
-from ibert_jax.integer.pallas_constants import pack_constants
+from ibert_jax.integer.pallas_constants import Constants, pack_constants
 from ibert_jax.integer.pallas_linear import Epilogue
 
 plgpu: Any = mosaic_gpu
@@ -76,139 +77,37 @@ def hopper_linear(
         int8 [M, N].
     """
     (m, depth), n = q.shape, weight.shape[0]
-    steps, across, clusters = depth // SLICE, n // TILE // CLUSTER, multiprocessors // CLUSTER
     packed = pack_constants(constants)
-    starts = packed.starts
+    work = _Work(
+        steps=depth // SLICE,
+        down=m // TILE,
+        across=n // TILE // CLUSTER,
+        clusters=multiprocessors // CLUSTER,
+        packed=packed,
+        epilogue=epilogue,
+        by_row=by_row,
+        interpreted=interpret is not None,
+    )
+    signals, arrays = COMPUTING * SLOTS, max(len(packed.starts), 1)
 
     def entry(x: Any, w: Any, numbers: Any, out: Any) -> None:
-        group, cluster = lax.axis_index("group"), lax.axis_index("position")
-        rank = lax.axis_index("cluster")
-        total = m // TILE * across
-        mine = lax.div(total - cluster + (clusters - 1), jnp.int32(clusters))
+        group = lax.axis_index("group")
 
-        def place(turn: Any) -> tuple[Any, Any]:
-            tile = cluster + turn * clusters
-            column = lax.rem(tile, jnp.int32(across)) * CLUSTER + rank
-            return lax.div(tile, jnp.int32(across)) * TILE, column * TILE
+        def scoped(shared: _Shared) -> None:
+            pl.when(group == COMPUTING)(lambda: _feed(work, x, w, shared))
+            pl.when(group < COMPUTING)(lambda: _compute(work, group, numbers, out, shared))
 
-        # Slices have numbers in the order that they are fed and read in, tile after tile. Each
-        # group has signals of its own for every slot, so that whoever waits sees all of them.
-        def slot_of(number: Any) -> Any:
-            return lax.rem(number, jnp.int32(SLOTS))
-
-        def signal_of(number: Any) -> Any:
-            reader = lax.rem(lax.div(number, jnp.int32(steps)), jnp.int32(COMPUTING))
-            return reader * SLOTS + slot_of(number)
-
-        def feed(xs: Any, ws: Any, full: Any, empty: Any) -> None:
-            plgpu.set_max_registers(FEEDING_REGISTERS, action="decrease")
-
-            @pl.loop(0, mine)
-            def _(turn: Any) -> None:
-                row, column = place(turn)
-
-                @pl.loop(0, steps)
-                def _(step: Any) -> None:
-                    number = turn * steps + step
-                    slot, along = slot_of(number), pl.ds(step * SLICE, SLICE)
-
-                    @pl.when(number >= SLOTS)
-                    def _() -> None:
-                        plgpu.barrier_wait(empty.at[signal_of(number - SLOTS)])
-
-                    plgpu.copy_gmem_to_smem(
-                        x.at[pl.ds(row, TILE), along],
-                        xs.at[slot],
-                        full.at[signal_of(number)],
-                        collective_axes="cluster",
-                    )
-                    plgpu.copy_gmem_to_smem(
-                        w.at[pl.ds(column, TILE), along], ws.at[slot], full.at[signal_of(number)]
-                    )
-
-            # The neighbour says here, too, what it has read: nobody may leave before.
-            fed = mine * steps
-            last = jnp.minimum(fed, SLOTS)
-
-            @pl.loop(0, last)
-            def _(index: Any) -> None:
-                plgpu.barrier_wait(empty.at[signal_of(fed - last + index)])
-
-        def compute(
-            xs: Any, ws: Any, held: Any, results: Any, full: Any, empty: Any, there: Any
-        ) -> None:
-            plgpu.set_max_registers(COMPUTING_REGISTERS, action="increase")
-
-            @pl.loop(0, lax.div(mine - group + (COMPUTING - 1), jnp.int32(COMPUTING)))
-            def _(round_: Any) -> None:
-                turn = COMPUTING * round_ + group
-                row, column = place(turn)
-                # Those of the tile before have been read: its results are computed.
-                for index, start in enumerate(starts):
-                    plgpu.copy_gmem_to_smem(
-                        numbers.at[pl.ds(start + (row if by_row else column), TILE)],
-                        held.at[group, index],
-                        there.at[group],
-                    )
-
-                def multiply(accumulators: Any) -> jax.Array:
-                    @pl.loop(0, steps)
-                    def _(step: Any) -> None:
-                        number = turn * steps + step
-                        slot = slot_of(number)
-                        plgpu.barrier_wait(full.at[signal_of(number)])
-                        plgpu.wgmma(accumulators, xs.at[slot], ws.at[slot].transpose((1, 0)))
-                        plgpu.wgmma_wait(1)
-
-                        @pl.when(step > 0)
-                        def _() -> None:
-                            plgpu.barrier_arrive(empty.at[signal_of(number - 1)])
-
-                    plgpu.wgmma_wait(0)
-                    plgpu.barrier_arrive(empty.at[signal_of(turn * steps + (steps - 1))])
-                    return accumulators[...]
-
-                found = pl.run_scoped(multiply, plgpu.ACC((TILE, TILE), jnp.int32))
-                plgpu.barrier_wait(there.at[group])
-                for start in range(0, TILE, CHUNK):
-                    own = _Numbers(
-                        numbers,
-                        held.at[group],
-                        starts,
-                        None if by_row else start,
-                        interpret is not None,
-                    )
-                    finished = epilogue(
-                        lax.slice(found, (0, start), (TILE, start + CHUNK)),
-                        packed.unpack(own, 0, TILE),
-                    )
-                    plgpu.wait_smem_to_gmem(0, wait_read_only=True)
-                    results[group] = finished
-                    plgpu.commit_smem()
-                    plgpu.copy_smem_to_gmem(
-                        results.at[group], out.at[pl.ds(row, TILE), pl.ds(column + start, CHUNK)]
-                    )
-
-            plgpu.wait_smem_to_gmem(0)
-
-        def scoped(
-            xs: Any, ws: Any, held: Any, results: Any, full: Any, empty: Any, there: Any
-        ) -> None:
-            pl.when(group == COMPUTING)(lambda: feed(xs, ws, full, empty))
-            pl.when(group < COMPUTING)(lambda: compute(xs, ws, held, results, full, empty, there))
-
-        signals = COMPUTING * SLOTS
         pl.run_scoped(
-            scoped,
+            lambda *places: scoped(_Shared(*places)),
             _memory((SLOTS, TILE, SLICE)),
             _memory((SLOTS, TILE, SLICE)),
-            plgpu.SMEM((COMPUTING, max(len(starts), 1), TILE), jnp.int32),
+            plgpu.SMEM((COMPUTING, arrays, TILE), jnp.int32),
             _memory((COMPUTING, TILE, CHUNK)),
             plgpu.Barrier(num_arrivals=2, num_barriers=signals),
             plgpu.ClusterBarrier(
                 collective_axes=("cluster",), num_arrivals=1, num_barriers=signals
             ),
-            plgpu.Barrier(num_arrivals=max(len(starts), 1), num_barriers=COMPUTING),
+            plgpu.Barrier(num_arrivals=arrays, num_barriers=COMPUTING),
             collective_axes="group",
         )
 
@@ -216,7 +115,7 @@ def hopper_linear(
     kernel = plgpu.kernel(
         entry,
         out_type=jax.ShapeDtypeStruct((m, n), jnp.int8),
-        grid=(clusters,),
+        grid=(work.clusters,),
         grid_names=("position",),
         cluster=(CLUSTER,),
         cluster_names=("cluster",),
@@ -225,6 +124,166 @@ def hopper_linear(
         **options,
     )
     return kernel(q, weight, packed.table)
+
+
+class _Shared(NamedTuple):
+    """What the groups of a multiprocessor share."""
+
+    xs: Any
+    """Slices of q."""
+    ws: Any
+    """Those of the weights, in the slots of the same numbers."""
+    held: Any
+    """The constants of each group's tile."""
+    results: Any
+    """Of each group, on their way out."""
+    full: Any
+    """Signals that a slot was fed."""
+    empty: Any
+    """Signals that it was read, by both multiprocessors."""
+    there: Any
+    """Signals that a group's constants have come."""
+
+
+@dataclasses.dataclass(frozen=True)
+class _Work:
+    """What is to be done, and in which order.
+
+    Attributes:
+        steps: slices of a tile.
+        down, across: tiles of the results; ``across``, of all that share rows in a cluster.
+        clusters: how many share the work out.
+        packed, epilogue, by_row: see ``hopper_linear``.
+        interpreted: whether no GPU runs it.
+    """
+
+    steps: int
+    down: int
+    across: int
+    clusters: int
+    packed: Constants
+    epilogue: Epilogue
+    by_row: bool
+    interpreted: bool
+
+    def mine(self) -> Any:
+        """How many tiles this multiprocessor has."""
+        rest = self.down * self.across - lax.axis_index("position")
+        return lax.div(rest + (self.clusters - 1), jnp.int32(self.clusters))
+
+    def place(self, turn: Any) -> tuple[Any, Any]:
+        """The first row and column of its tile of this number."""
+        tile = lax.axis_index("position") + turn * self.clusters
+        across = jnp.int32(self.across)
+        column = lax.rem(tile, across) * CLUSTER + lax.axis_index("cluster")
+        return lax.div(tile, across) * TILE, column * TILE
+
+    def signal_of(self, number: Any) -> Any:
+        """The signal about a slice; they have numbers as they are fed and read, tile after tile.
+
+        Each group has signals of its own for every slot, so that whoever waits sees all of them.
+        """
+        reader = lax.rem(lax.div(number, jnp.int32(self.steps)), jnp.int32(COMPUTING))
+        return reader * SLOTS + _slot_of(number)
+
+
+def _slot_of(number: Any) -> Any:
+    return lax.rem(number, jnp.int32(SLOTS))
+
+
+def _feed(work: _Work, x: Any, w: Any, shared: _Shared) -> None:
+    """One group: copies slices into slots that were read."""
+    plgpu.set_max_registers(FEEDING_REGISTERS, action="decrease")
+    mine, steps, signal_of = work.mine(), work.steps, work.signal_of
+
+    @pl.loop(0, mine)
+    def _(turn: Any) -> None:
+        row, column = work.place(turn)
+
+        @pl.loop(0, steps)
+        def _(step: Any) -> None:
+            number = turn * steps + step
+            slot, along = _slot_of(number), pl.ds(step * SLICE, SLICE)
+
+            @pl.when(number >= SLOTS)
+            def _() -> None:
+                plgpu.barrier_wait(shared.empty.at[signal_of(number - SLOTS)])
+
+            fed = shared.full.at[signal_of(number)]
+            plgpu.copy_gmem_to_smem(
+                x.at[pl.ds(row, TILE), along], shared.xs.at[slot], fed, collective_axes="cluster"
+            )
+            plgpu.copy_gmem_to_smem(w.at[pl.ds(column, TILE), along], shared.ws.at[slot], fed)
+
+    # The neighbour says here, too, what it has read: nobody may leave before.
+    count = mine * steps
+    last = jnp.minimum(count, SLOTS)
+
+    @pl.loop(0, last)
+    def _(index: Any) -> None:
+        plgpu.barrier_wait(shared.empty.at[signal_of(count - last + index)])
+
+
+def _compute(work: _Work, group: Any, numbers: Any, out: Any, shared: _Shared) -> None:
+    """The other groups: each multiplies its tiles and writes what the epilogue makes of them."""
+    plgpu.set_max_registers(COMPUTING_REGISTERS, action="increase")
+
+    @pl.loop(0, lax.div(work.mine() - group + (COMPUTING - 1), jnp.int32(COMPUTING)))
+    def _(round_: Any) -> None:
+        turn = COMPUTING * round_ + group
+        row, column = work.place(turn)
+        # Those of the tile before have been read: its results are computed.
+        for index, start in enumerate(work.packed.starts):
+            plgpu.copy_gmem_to_smem(
+                numbers.at[pl.ds(start + (row if work.by_row else column), TILE)],
+                shared.held.at[group, index],
+                shared.there.at[group],
+            )
+        found = pl.run_scoped(
+            lambda accumulators: _multiply(work, turn, accumulators, shared),
+            plgpu.ACC((TILE, TILE), jnp.int32),
+        )
+        plgpu.barrier_wait(shared.there.at[group])
+        for start in range(0, TILE, CHUNK):
+            own = _Numbers(
+                numbers,
+                shared.held.at[group],
+                work.packed.starts,
+                None if work.by_row else start,
+                work.interpreted,
+            )
+            finished = work.epilogue(
+                lax.slice(found, (0, start), (TILE, start + CHUNK)),
+                work.packed.unpack(own, 0, TILE),
+            )
+            plgpu.wait_smem_to_gmem(0, wait_read_only=True)
+            shared.results[group] = finished
+            plgpu.commit_smem()
+            plgpu.copy_smem_to_gmem(
+                shared.results.at[group], out.at[pl.ds(row, TILE), pl.ds(column + start, CHUNK)]
+            )
+
+    plgpu.wait_smem_to_gmem(0)
+
+
+def _multiply(work: _Work, turn: Any, accumulators: Any, shared: _Shared) -> jax.Array:
+    """A tile, slice by slice; a slot is given back when the next one is being multiplied."""
+
+    def read(number: Any) -> None:
+        plgpu.barrier_arrive(shared.empty.at[work.signal_of(number)])
+
+    @pl.loop(0, work.steps)
+    def _(step: Any) -> None:
+        number = turn * work.steps + step
+        slot = _slot_of(number)
+        plgpu.barrier_wait(shared.full.at[work.signal_of(number)])
+        plgpu.wgmma(accumulators, shared.xs.at[slot], shared.ws.at[slot].transpose((1, 0)))
+        plgpu.wgmma_wait(1)
+        pl.when(step > 0)(lambda: read(number - 1))
+
+    plgpu.wgmma_wait(0)
+    read(turn * work.steps + (work.steps - 1))
+    return accumulators[...]
 
 
 def _memory(shape: tuple[int, ...]) -> Any:
