@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from ibert_jax.frozen.folding import plain, unfolded
+from ibert_jax.frozen.folding import folded_as_is, plain
 from ibert_jax.frozen.fused_leaves import FusedLayerNorm, TakeCopy
 from ibert_jax.frozen.pending import Normalized, settled
 from ibert_jax.layers.activation import IntegerAct, IntegerPass
@@ -25,7 +25,7 @@ def copy_within(layer: Any, kernels: str) -> None:
     """Let attention's LayerNorm make the copy that the feed-forward reads, if it can, in place."""
     block, copy = layer.attention.output, layer.pre_intermediate_act
     if _may_copy(block, copy):
-        block.LayerNorm = nnx.data(FusedLayerNorm(unfolded(block.LayerNorm), copy, kernels))
+        block.LayerNorm = nnx.data(FusedLayerNorm(folded_as_is(block.LayerNorm), copy, kernels))
         layer.pre_intermediate_act = nnx.data(TakeCopy(copy))
 
 
@@ -42,7 +42,7 @@ def copy_for_next_layer(encoder: IBertEncoder, kernels: str) -> Any:
     # The last layer makes one that nobody reads: layers of a stack are alike.
     following = jax.tree.map(lambda constants: jnp.roll(constants, -1, axis=0), layer.input_act)
     first = jax.tree.map(lambda constants: constants[0], plain(layer.input_act))
-    norm = unfolded(layer.output.LayerNorm)
+    norm = folded_as_is(layer.output.LayerNorm)
     layer.output.LayerNorm = nnx.data(FusedLayerNorm(norm, following, kernels))
     layer.input_act = nnx.data(TakeCopy(layer.input_act))
     return first

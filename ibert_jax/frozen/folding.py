@@ -116,7 +116,7 @@ def plain(leaf: Any) -> Any:
     return leaf.leaf if isinstance(leaf, FoldedLeaf) else leaf
 
 
-def unfolded(leaf: Any) -> FoldedLeaf:
+def folded_as_is(leaf: Any) -> FoldedLeaf:
     """A leaf that kernels compute as it was frozen."""
     return FoldedLeaf(leaf, leaf, with_bias=False)
 

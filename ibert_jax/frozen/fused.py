@@ -26,7 +26,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from ibert_jax.frozen.copies import CopyingEncoder, copy_for_next_layer, copy_within
-from ibert_jax.frozen.folding import FoldedLeaf, has_bias, plain, unfolded
+from ibert_jax.frozen.folding import FoldedLeaf, folded_as_is, has_bias, plain
 from ibert_jax.frozen.fused_leaves import (
     FusedAct,
     FusedContext,
@@ -97,7 +97,7 @@ def fuse_leaves(network: nnx.Module, kernels: str, *, attention: bool = True) ->
                 put_leaf(network, ".".join(map(str, path)), CopyingEncoder(module, first))
     for path, leaf in integer_leaves(network).items():
         if isinstance(leaf, IntegerLayerNorm):  # outside of layers
-            put_leaf(network, path, nnx.data(FusedLayerNorm(unfolded(leaf), None, kernels)))
+            put_leaf(network, path, nnx.data(FusedLayerNorm(folded_as_is(leaf), None, kernels)))
 
 
 def _placed(stacked: Any, depth: int) -> Any:
@@ -128,7 +128,7 @@ def _fused(leaf: Any, kernels: str, attention: bool) -> Any:
     if isinstance(own, IntegerAct):
         return FusedAct(leaf, kernels)
     if isinstance(leaf, IntegerLayerNorm):
-        return FusedLayerNorm(unfolded(leaf), None, kernels)
+        return FusedLayerNorm(folded_as_is(leaf), None, kernels)
     return FUSED.get(type(own), Settling)(leaf)
 
 

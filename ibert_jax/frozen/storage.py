@@ -4,9 +4,9 @@
 of the hidden states, the kind and the static settings of every integer leaf, and the SHA-256 of
 ``integer_model.safetensors``. The tensors are written whole under a name of their own, the JSON is
 renamed into its place, and then they into theirs: whoever is killed in between leaves the model of
-before or the new one, and halves of two are refused. ``certificate.json``, where there is one, is
-the certificate of this very model: it names the model's hash, which ``load`` checks. Nothing is
-unpickled.
+before (perhaps without its certificate) or the new one, and halves of two are refused.
+``certificate.json``, where there is one, is the certificate of this very model: it names the
+model's hash, which ``load`` checks. Nothing is unpickled.
 """
 
 from __future__ import annotations
@@ -125,7 +125,7 @@ def save(model: IntegerModel, directory: str | os.PathLike[str], certificate: An
 
 def _upcoming(folder: Path, digest: Any) -> Path:
     """Where tensors of this SHA-256 wait until the manifest names them."""
-    return folder / f".{digest}.{TENSORS_FILE}"
+    return folder / f".{str(digest)[:64]}.{TENSORS_FILE}"  # a damaged manifest's may be too long
 
 
 def save_certificate(certificate: Any, directory: str | os.PathLike[str]) -> None:

@@ -132,8 +132,8 @@ def _kernel(
     starts = [sum(parts[:index]) for index in range(len(parts))]
     cuts = list(zip(starts, parts, strict=True))
     places = [pl.ds(*cut) for cut in cuts]
-    # Memory is asked for all of the row before any of it is waited for: left to itself, the
-    # compiler asks for a part when it has computed the one before.
+    # All of the row is asked for before any of it is waited for: left to itself, the compiler asks
+    # for a part when it has computed the one before.
     operands = [[x[place] for x in inputs] for place in places]
     if not interpret:
         triton.debug_barrier()

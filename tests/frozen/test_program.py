@@ -141,6 +141,8 @@ def damage(folder: Path, how: str) -> None:
     elif how == "an unknown kind":
         values["leaves"]["classifier.dense"]["kind"] = "Pickle"
         manifest.write_text(json.dumps(values))
+    elif how == "a long hash":
+        manifest.write_text(json.dumps({**values, "sha256": "0" * 1000}))
     elif how == "a bad scale":
         manifest.write_text(json.dumps({**values, "scales": {"logits": -1.0}}))
 
@@ -157,6 +159,7 @@ def damage(folder: Path, how: str) -> None:
         ("another file", "expected 'ibert_jax integer model'"),
         ("a missing leaf", "does not describe a model"),
         ("an unknown kind", "does not describe a model"),
+        ("a long hash", "truncated or altered"),
         ("a bad scale", "not positive"),
     ],
 )
