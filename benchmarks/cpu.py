@@ -219,7 +219,7 @@ def main() -> None:
 
 def record(options: argparse.Namespace, results: dict[str, Any]) -> None:
     content = {
-        "command": "python benchmarks/cpu.py",
+        "command": "python benchmarks/cpu.py --cache FOLDER",
         "cpu": cpu_name(),
         "threads": THREADS,
         "versions": versions(PACKAGES),

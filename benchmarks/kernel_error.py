@@ -5,7 +5,7 @@
 Worst case and root mean square of the difference to float64, the rounding of the kernel's own
 output included: i-exp, i-GELU and i-tanh over every input of every grid; softmax and LayerNorm
 over structured and random rows, down to rows of a thousandth of the range. The figures of the
-paper (Kim et al., 2021, section 3.4) stand beside them, where it gives any.
+paper (Kim et al., 2021, sections 3.4 and 3.5) stand beside them, where it gives any.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What does each nonlinear function cost in integers? The paper's ablation (section 4.4), repeated.
+"""What does each nonlinear function cost in integers? The paper's ablation (section 4.3), repeated.
 
     python benchmarks/nonlinearities.py CHECKPOINT --data FILE [--record FILE.json]
 

@@ -182,7 +182,7 @@ def main() -> int:
     prepare(options.cache / size, size)
     program = ib.IntegerModel.load(options.cache / size / "frozen")
     results: dict[str, Any] = {
-        "command": "python benchmarks/scaling.py",
+        "command": "python benchmarks/scaling.py --cache FOLDER",
         "device": device_name(),
         "versions": versions(["jax"]),
         "size": {**SIZES[size], "layers": LAYERS[size]},

@@ -1,4 +1,4 @@
-"""QuantAct: where activations get their ranges and their few bits (Kim et al., section 3.6)."""
+"""QuantAct: where activations get their ranges and their few bits (Kim et al., section 3.1)."""
 
 from __future__ import annotations
 

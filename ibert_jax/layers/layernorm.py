@@ -1,4 +1,4 @@
-"""Layer normalization (Kim et al., section 3.5)."""
+"""Layer normalization (Kim et al., section 3.6)."""
 
 from __future__ import annotations
 

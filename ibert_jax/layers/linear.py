@@ -1,4 +1,4 @@
-"""The linear layer: int8 weights, int32 biases and accumulators (Kim et al., section 3.3)."""
+"""The linear layer: int8 weights, int32 biases and accumulators (Kim et al., section 3.1)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Softmax of attention scores (Kim et al., section 3.4)."""
+"""Softmax of attention scores (Kim et al., section 3.5)."""
 
 from __future__ import annotations
 
