@@ -62,7 +62,15 @@ _NUMBERS: tuple[tuple[str, float, float, type], ...] = (
 _FLAGS = ("quant_mode", "output_attentions", "output_hidden_states", "return_dict")
 
 # What config.json says of the file it lay beside (we write float32), and what is read elsewhere.
-_NOT_KEPT = ("quantization", "dtype", "torch_dtype", "transformers_version")
+# A masked language model's decoder is the table of words here, as is Hugging Face's default.
+_NOT_KEPT = ("quantization", "dtype", "torch_dtype", "transformers_version", "tie_word_embeddings")
+
+# What transformers takes for a model type's tokenizer; for "ibert", as we write it, RoBERTa's.
+_TOKENIZERS = {
+    "bert": "BertTokenizer",
+    "xlm-roberta": "XLMRobertaTokenizer",
+    "camembert": "CamembertTokenizer",
+}
 
 # Settings that Hugging Face leaves out of config.json while they have their default value.
 _WRITTEN_IF_SET: Mapping[str, Any] = {
@@ -126,8 +134,12 @@ class IBertConfig:
         self._settle_labels()
         if isinstance(self.quantization, Mapping):
             object.__setattr__(self, "quantization", QuantConfig.from_dict(self.quantization))
+        if not isinstance(self.extra, Mapping):
+            raise ValueError(f"IBertConfig: extra must be a mapping, got {self.extra!r}")
         object.__setattr__(self, "extra", _FixedDict(self.extra))
         raise_if_any("IBertConfig", self._problems())
+        for name, *_, kind in _NUMBERS:  # Hugging Face refuses a file with 0 for 0.0
+            object.__setattr__(self, name, kind(getattr(self, name)))
 
     def _settle_labels(self) -> None:
         """Derives whichever of num_labels, id2label and label2id was not given."""
@@ -162,6 +174,7 @@ class IBertConfig:
             number_problem(name, getattr(self, name), low, high, kind)
             for name, low, high, kind in _NUMBERS
         ]
+        problems.extend(self._token_problems())
         for name in _FLAGS:
             if not isinstance(getattr(self, name), bool):
                 problems.append(f"{name} must be true or false, got {getattr(self, name)!r}")
@@ -188,6 +201,17 @@ class IBertConfig:
         if not any(problems):
             problems.extend(self._relations())
         return problems
+
+    def _token_problems(self) -> list[str]:
+        """What is wrong with the special tokens that a sequence begins and ends with."""
+        ends = self.eos_token_id
+        numbers = {"bos_token_id": [self.bos_token_id]}
+        numbers["eos_token_id"] = list(ends) if isinstance(ends, list | tuple) else [ends]
+        return [
+            f"{name} must be an integer or null, got {getattr(self, name)!r}"
+            for name, given in numbers.items()
+            if not all(n is None or (isinstance(n, int) and not isinstance(n, bool)) for n in given)
+        ]
 
     def _relations(self) -> list[str | None]:
         """What must hold between settings that are each valid alone."""
@@ -256,7 +280,9 @@ class IBertConfig:
         """Reads the content of a Hugging Face config.json.
 
         A BERT config is translated: its positions count from 0, ours from ``pad_token_id + 1``, so
-        ``max_position_embeddings`` grows by that many unused rows. A checkpoint trained by I-BERT
+        ``max_position_embeddings`` grows by that many unused rows. They are counted as RoBERTa's:
+        a padding token before or between others has none, where BERT would count it, too. A
+        checkpoint trained by I-BERT
         (``quant_mode`` true and no ``quantization`` of ours) gets the "reference" scheme.
 
         Raises:
@@ -267,6 +293,8 @@ class IBertConfig:
         raise_if_any("IBertConfig", [choice_problem("model_type", model_type, MODEL_TYPES)])
         if model_type == "bert":
             values = _from_bert(values)
+        if model_type in _TOKENIZERS and values.get("tokenizer_class") is None:
+            values["tokenizer_class"] = _TOKENIZERS[model_type]
         # Hugging Face writes null for "not set", which is our default.
         nullable = ("bos_token_id", "eos_token_id")
         names = {f.name for f in dataclasses.fields(cls)} - {"extra", "quantization"}

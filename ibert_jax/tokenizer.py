@@ -114,13 +114,16 @@ class Tokenizer:
         """Tokenize texts, or pairs of texts, cutting each to at most `max_length` tokens.
 
         Raises TypeError for a text that is not a string and ValueError for one that is not Unicode
-        (a lone surrogate, as undecodable bytes on a command line become).
+        (a lone surrogate, as undecodable bytes on a command line become), or where `max_length`
+        leaves no room beside the special tokens.
         """
         _check_texts(texts, "texts")
         inputs: list[Any] = list(texts)
         if pairs is not None:
             _check_texts(pairs, "pairs")
             inputs = list(zip(texts, pairs, strict=True))
+        if max_length is not None:
+            self._room(max_length, pairs is not None)
         with self._lock:
             if max_length is None:
                 self.backend.no_truncation()
@@ -157,12 +160,7 @@ class Tokenizer:
         _check_texts(texts, "texts")
         if pairs is not None:
             _check_texts(pairs, "pairs")
-        room = max_length - self.backend.num_special_tokens_to_add(pairs is not None)
-        if room < (1 if pairs is None else 2):
-            raise ValueError(
-                f"expected a max_length that leaves room for text, got {max_length}, of which "
-                f"{max_length - room} are special tokens"
-            )
+        room = self._room(max_length, pairs is not None)
         with self._lock:
             self.backend.no_truncation()
             firsts = self.backend.encode_batch(list(texts), add_special_tokens=False)
@@ -173,6 +171,16 @@ class Tokenizer:
                 self._cut(first, second, room, overlap)
                 for first, second in zip(firsts, seconds, strict=True)
             ]
+
+    def _room(self, max_length: int, paired: bool) -> int:
+        """The tokens of text that `max_length` leaves room for; at least one of each text."""
+        room = max_length - self.backend.num_special_tokens_to_add(paired)
+        if room < (2 if paired else 1):
+            raise ValueError(
+                f"expected a max_length that leaves room for text, got {max_length}, of which "
+                f"{max_length - room} are special tokens"
+            )
+        return room
 
     def _cut(self, head: Any, body: Any, room: int, overlap: int | None) -> list[Stretch]:
         """The stretches of a tokenized text `body`, each after the text `head` if there is one."""
@@ -186,10 +194,32 @@ class Tokenizer:
         pieces = [body, *body.overflowing]
         if overlap is None:
             lost, pieces = lost or len(pieces) > 1, pieces[:1]
-        process = self.backend.post_process
-        whole = [process(piece) if head is None else process(head, piece) for piece in pieces]
         step = room - repeated
-        return [_stretch(piece, index * step, lost) for index, piece in enumerate(whole)]
+        return [
+            self._stretch([piece] if head is None else [head, piece], index * step, lost)
+            for index, piece in enumerate(pieces)
+        ]
+
+    def _stretch(self, parts: Sequence[Any], first: int, truncated: bool) -> Stretch:
+        """The tokenized texts `parts` with the special tokens that belong around them."""
+        whole = self.backend.post_process(*parts)
+        # Where a token came from, the parts say: a processor that trims white space off a token's
+        # characters has done so to each part already, and takes off as much once more.
+        own = np.flatnonzero(np.asarray(whole.special_tokens_mask) == 0)
+        texts, words = np.full((2, len(whole.ids)), -1, np.int32)
+        spans = np.zeros((len(whole.ids), 2), np.int32)
+        texts[own] = np.repeat(np.arange(len(parts)), [len(part.ids) for part in parts])
+        spans[own] = [span for part in parts for span in part.offsets] or np.zeros((0, 2))
+        words[own] = [-1 if word is None else word for part in parts for word in part.word_ids]
+        return Stretch(
+            ids=np.asarray(whole.ids, np.int32),
+            type_ids=np.asarray(whole.type_ids, np.int32),
+            truncated=truncated,
+            texts=texts.astype(np.int8),
+            spans=spans,
+            words=words,
+            first=first,
+        )
 
     @property
     def mask_token(self) -> tuple[str, int] | None:
@@ -224,21 +254,6 @@ def copy_tokenizer_files(source: Path | None, directory: Path) -> None:
             write_whole(directory / name, (source / name).read_bytes())
         else:
             (directory / name).unlink(missing_ok=True)
-
-
-def _stretch(encoding: Any, first: int, truncated: bool) -> Stretch:
-    def numbers(values: Any, dtype: Any) -> np.ndarray:
-        return np.asarray([-1 if value is None else value for value in values], dtype)
-
-    return Stretch(
-        ids=np.asarray(encoding.ids, np.int32),
-        type_ids=np.asarray(encoding.type_ids, np.int32),
-        truncated=truncated,
-        texts=numbers(encoding.sequence_ids, np.int8),
-        spans=np.asarray(encoding.offsets, np.int32).reshape(-1, 2),
-        words=numbers(encoding.word_ids, np.int32),
-        first=first,
-    )
 
 
 def check_text(text: Any, name: str) -> None:
@@ -293,4 +308,18 @@ def _read_with_transformers(directory: Path) -> Any:
             f"expected a fast tokenizer in {directory}, got {type(loaded).__name__}; "
             "save it once as tokenizer.json with transformers"
         )
+    _check_size(backend, directory)
     return backend
+
+
+def _check_size(backend: Any, directory: Path) -> None:
+    """Refuse a tokenizer of another kind than the vocabulary, which transformers leaves empty."""
+    words = directory / "vocab.txt"
+    if words.is_file():
+        count = len(words.read_text(encoding="utf-8").splitlines())
+        if backend.get_vocab_size() < count:
+            raise ValueError(
+                f"expected the {count} entries of {words} in its tokenizer, transformers made one "
+                f"of {backend.get_vocab_size()}; set tokenizer_class (such as BertTokenizer) in "
+                "tokenizer_config.json, or copy the original tokenizer.json there"
+            )

@@ -120,6 +120,23 @@ def test_roberta_keeps_its_positions_and_bert_gains_the_rows_before_its_first():
 def test_what_describes_the_file_beside_it_is_not_carried_on():
     config = IBertConfig.from_dict({"torch_dtype": "float16", "dtype": "bfloat16", "other": 1})
     assert config.extra == {"other": 1}
+    untied = IBertConfig.from_dict({"tie_word_embeddings": False})  # whose decoder was the table
+    assert "tie_word_embeddings" not in untied.to_dict()
+
+
+def test_other_tools_find_the_tokenizer_of_the_model_that_it_was():
+    """transformers takes the model type that we write for RoBERTa's."""
+    for kind, tokenizer in (("bert", "BertTokenizer"), ("camembert", "CamembertTokenizer")):
+        config = IBertConfig.from_dict({"model_type": kind})
+        assert config.to_dict()["tokenizer_class"] == tokenizer
+    own = IBertConfig.from_dict({"model_type": "bert", "tokenizer_class": "Mine"})
+    assert own.to_dict()["tokenizer_class"] == "Mine"
+    assert "tokenizer_class" not in IBertConfig.from_dict({"model_type": "roberta"}).to_dict()
+
+
+def test_whole_numbers_are_written_as_hugging_face_wants_them(tmp_path: Path):
+    IBertConfig(layer_norm_eps=0, initializer_range=1).save(tmp_path / "config.json")
+    assert theirs(tmp_path / "config.json").layer_norm_eps == 0.0
 
 
 def test_checkpoints_trained_by_i_bert_get_its_scheme():
@@ -183,6 +200,9 @@ def test_it_is_a_value():
         ({"id2label": ["a"]}, "id2label must map"),
         ({"quant_mode": "yes"}, "quant_mode must be true or false"),
         ({"extra": {"is_decoder": True}}, "is_decoder must be false"),
+        ({"extra": None}, "extra must be a mapping, got None"),
+        ({"bos_token_id": "x"}, "bos_token_id must be an integer or null, got 'x'"),
+        ({"eos_token_id": [2, True]}, r"eos_token_id must be an integer or null, got \[2, True\]"),
     ],
 )
 def test_bad_settings_are_named(setting: dict[str, Any], message: str):

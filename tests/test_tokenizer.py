@@ -7,11 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from tokenizers import Tokenizer as Backend
-from tokenizers.models import WordPiece
+from tokenizers.models import BPE, WordPiece
 from tokenizers.normalizers import BertNormalizer
-from tokenizers.pre_tokenizers import BertPreTokenizer
-from tokenizers.processors import TemplateProcessing
+from tokenizers.pre_tokenizers import BertPreTokenizer, ByteLevel
+from tokenizers.processors import RobertaProcessing, TemplateProcessing
 
+from ibert_jax.config import IBertConfig
 from ibert_jax.tokenizer import Tokenizer
 
 WORDS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "good", "bad", "film", "##s", "!")
@@ -59,6 +60,28 @@ def test_pairs(directory: Path) -> None:
     np.testing.assert_array_equal(pair.type_ids, [0, 0, 0, 0, 1, 1])
 
 
+def test_stretches_say_where_every_token_is(directory: Path) -> None:
+    """As the tokenizers library says of the whole text, also where it trims white space."""
+    words = ["<s>", "<pad>", "</s>", "<unk>", *sorted(ByteLevel.alphabet()), "Ad", "Ada", "ĠAda"]
+    merges = [("A", "d"), ("Ad", "a"), ("Ġ", "Ada")]
+    bytewise = Backend(BPE({word: i for i, word in enumerate(words)}, merges))
+    bytewise.pre_tokenizer = ByteLevel(add_prefix_space=False)
+    bytewise.post_processor = RobertaProcessing(("</s>", 2), ("<s>", 0))
+    text, other = "Ada,  is Ada & I", "  good films of Ada"
+    for tokenizer in (Tokenizer(bytewise), Tokenizer.load(directory)):
+        for texts in ([text], [text, other]):
+            whole = tokenizer.backend.encode(*texts)
+            firsts, *seconds = ([each] for each in texts)
+            ((stretch,),) = tokenizer.stretches(firsts, *seconds, max_length=64, overlap=2)
+            own = np.array(whole.special_tokens_mask) == 0
+            assert stretch.ids.tolist() == whole.ids
+            assert stretch.spans[own].tolist() == np.array(whole.offsets)[own].tolist()
+            assert stretch.words[own].tolist() == np.array(whole.word_ids)[own].tolist()
+            counts = [len(tokenizer.backend.encode(t, add_special_tokens=False)) for t in texts]
+            assert stretch.texts[own].tolist() == np.repeat(range(len(texts)), counts).tolist()
+            assert (stretch.texts[~own] == -1).all()
+
+
 def test_vocabulary_alone_gives_the_same_ids(directory: Path, tmp_path: Path) -> None:
     older = tmp_path / "older"
     older.mkdir()
@@ -67,6 +90,25 @@ def test_vocabulary_alone_gives_the_same_ids(directory: Path, tmp_path: Path) ->
     texts = ["Good films!", "unknown, bad"]
     expected = [e.ids.tolist() for e in Tokenizer.load(directory).encode(texts)]
     assert [e.ids.tolist() for e in Tokenizer.load(older).encode(texts)] == expected
+
+
+def test_a_tokenizer_of_another_kind_than_its_vocabulary(tmp_path: Path) -> None:
+    """transformers takes a model type it does not know for RoBERTa's, and leaves that empty."""
+    (tmp_path / "vocab.txt").write_text("\n".join(WORDS) + "\n")
+    (tmp_path / "config.json").write_text('{"model_type": "ibert"}')
+    with pytest.raises(ValueError, match=r"expected the 10 entries of .*set tokenizer_class"):
+        Tokenizer.load(tmp_path)
+    config = IBertConfig.from_dict({"model_type": "bert", "vocab_size": len(WORDS)})
+    config.save(tmp_path / "config.json")
+    assert Tokenizer.load(tmp_path).encode(["good film"])[0].ids.tolist() == [2, 5, 7, 3]
+
+
+def test_no_room_for_text(directory: Path) -> None:
+    tokenizer = Tokenizer.load(directory)
+    for pairs, length in ((None, 2), (["bad"], 4)):
+        with pytest.raises(ValueError, match=f"leaves room for text, got {length}, of which"):
+            tokenizer.encode(["good"], pairs, max_length=length)
+        assert len(tokenizer.encode(["good"], pairs, max_length=length + 1)[0].ids) == length + 1
 
 
 def test_save_then_load(directory: Path, tmp_path: Path) -> None:

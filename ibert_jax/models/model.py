@@ -75,8 +75,9 @@ class IBertModel(IBertPreTrainedModel):
             input_ids: integers [B, T] in [0, vocab_size).
             attention_mask: 0/1 [B, T], 1 where a token counts; all ones if None.
             token_type_ids: integers [B, T] in [0, type_vocab_size); zeros if None.
-            position_ids: integers [B, T]; if None counted from ``input_ids``, or from
-                ``pad_token_id + 1`` where ``inputs_embeds`` are given.
+            position_ids: integers [B, T], rows of the table, of which a sequence's first is
+                ``pad_token_id + 1``, whatever the checkpoint was; if None counted from there, over
+                the ``input_ids`` that are no padding, or over all ``inputs_embeds``.
             head_mask: [H] or [L, H], 1 where an attention head counts and 0 where not (in the
                 float life, its weight).
             inputs_embeds: floats [B, T, C] in place of ``input_ids``: rows in place of those of
