@@ -21,6 +21,7 @@ import jaxlib
 
 import ibert_jax
 from ibert_jax.cli import main as command
+from ibert_jax.frozen.storage import TENSORS_FILE
 
 FLOAT: dict[str, object] = {
     "--float-epochs": 2,

@@ -29,15 +29,16 @@ def check_one_input(input_ids: Any, inputs_embeds: Any) -> None:
         raise ValueError("either input_ids or inputs_embeds must be given, got neither")
 
 
-def check_token_ids(input_ids: Any, vocab_size: int, name: str = "input_ids") -> None:
+def check_token_ids(input_ids: Any, vocab_size: int) -> None:
     """Integers of shape [batch, sequence], neither of them 0, in 0..vocab_size-1."""
-    _check_integers(name, input_ids)
+    if 0 not in getattr(input_ids, "shape", ()):  # an empty list is one of floats, for NumPy
+        _check_integers("input_ids", input_ids)
     if len(input_ids.shape) != 2 or 0 in input_ids.shape:
         raise ValueError(
-            f"{name} must have shape [batch, sequence], both at least 1, got "
+            f"input_ids must have shape [batch, sequence], both at least 1, got "
             f"{list(input_ids.shape)}{_hint_of_rank(input_ids, 2)}"
         )
-    _check_range(name, input_ids, 0, vocab_size - 1, "is the tokenizer that of this model?")
+    _check_range("input_ids", input_ids, 0, vocab_size - 1, "is the tokenizer that of this model?")
 
 
 def check_embeddings(inputs_embeds: Any, hidden_size: int, *, integers: bool = False) -> None:
@@ -82,11 +83,11 @@ def check_length(length: int, maximum: int) -> None:
         )
 
 
-def check_mask(mask: Any, shape: Sequence[int], name: str = "attention_mask") -> None:
+def check_mask(mask: Any, shape: Sequence[int]) -> None:
     """Zeros and ones (bool, integer or float) of shape [batch, sequence]; 1 is a token."""
     if tuple(mask.shape) != tuple(shape):
         raise ValueError(
-            f"{name} must have the inputs' shape {list(shape)}, got {list(mask.shape)}"
+            f"attention_mask must have the inputs' shape {list(shape)}, got {list(mask.shape)}"
         )
     if isinstance(mask, Tracer) or np.dtype(mask.dtype) == np.bool_:
         return
@@ -94,7 +95,7 @@ def check_mask(mask: Any, shape: Sequence[int], name: str = "attention_mask") ->
     if not ((values == 0) | (values == 1)).all():
         wrong = values[(values != 0) & (values != 1)][0]
         raise ValueError(
-            f"{name} must hold 1 for tokens and 0 for padding, got {wrong}; "
+            f"attention_mask must hold 1 for tokens and 0 for padding, got {wrong}; "
             f"additive masks (0 and -inf) are not supported"
         )
 
@@ -233,7 +234,7 @@ def check_scored_tokens(scored_tokens: Any, shape: Sequence[int]) -> None:
 
 
 def check_span(start_positions: Any, end_positions: Any, batch: int) -> None:
-    """Integers [batch] or [batch, 1], both or none given; any value, see ``span_loss``."""
+    """Integers [batch] or [batch, 1]; any value, see ``span_loss``."""
     pair = {"start_positions": start_positions, "end_positions": end_positions}
     for name, positions in pair.items():
         _check_integers(name, positions)
@@ -247,8 +248,7 @@ def check_flag(name: str, value: Any) -> None:
     """True, False, or None for the configuration's default."""
     if value is not None and not isinstance(value, bool):
         raise TypeError(
-            f"{name} must be True, False or None, got {type(value).__name__}; under jax.jit it "
-            f"must be static"
+            f"{name} must be True, False or None, got {value!r}; under jax.jit it must be static"
         )
 
 
@@ -263,7 +263,7 @@ def check_names(given: Iterable[str], known: Iterable[str], owner: str) -> None:
 
 
 def _is_integer(array: Any) -> bool:
-    return np.issubdtype(np.dtype(array.dtype), np.integer)
+    return jnp.issubdtype(array.dtype, np.integer)  # knows int4, NumPy's does not
 
 
 def _is_floating(array: Any) -> bool:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -11,8 +13,11 @@ from typing import Any
 
 
 def temporary_name(path: Path) -> Path:
-    """A name beside ``path`` to write to before the rename that makes a file appear complete."""
-    return path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    """A name beside ``path`` to write to before the rename that makes a file appear complete.
+
+    Each thread has its own.
+    """
+    return path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.tmp")
 
 
 def write_whole(path: str | os.PathLike[str], content: bytes | str) -> None:
@@ -20,7 +25,7 @@ def write_whole(path: str | os.PathLike[str], content: bytes | str) -> None:
     path = Path(path)
     temporary = temporary_name(path)
     try:
-        with temporary.open("wb") as file:
+        with naming(path), temporary.open("wb") as file:
             file.write(content.encode() if isinstance(content, str) else content)
             file.flush()
             os.fsync(file.fileno())  # or a loss of power may leave the name without the content
@@ -30,16 +35,42 @@ def write_whole(path: str | os.PathLike[str], content: bytes | str) -> None:
 
 
 @contextmanager
-def alone_in(directory: Path) -> Iterator[None]:
+def naming(path: Path) -> Iterator[None]:
+    """Let the system's errors name the file that is written: of a full disk they do not."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno and error.filename is None:
+            error.filename = str(path)
+        raise
+
+
+@contextmanager
+def alone_in(directory: Path, patience: float = 0.0) -> Iterator[None]:
     """Hold a folder, so that another process that asks for it is refused; a killed one lets go.
 
+    Args:
+      patience: seconds to wait for another one that holds it.
+
     Raises:
-      ValueError: another process holds it.
+      ValueError: another process, or another thread, holds it.
     """
-    folder = os.open(directory, os.O_RDONLY)
+    try:
+        folder = os.open(directory, os.O_RDONLY)
+    except PermissionError:  # Windows opens no folders
+        yield
+        return
+    until = time.monotonic() + patience
     try:
         with suppress(OSError):  # a file system without locks
-            lock(folder, directory)
+            while True:
+                try:
+                    lock(folder, directory)
+                    break
+                except ValueError:
+                    if time.monotonic() >= until:
+                        raise
+                    time.sleep(0.02)
         yield
     finally:
         os.close(folder)

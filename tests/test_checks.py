@@ -36,6 +36,7 @@ BAD: dict[str, tuple[type[Exception], Callable[[], None], str]] = {
     "negative id": (ValueError, lambda: checks.check_token_ids(-IDS, 10), "got -3"),
     "rank 1": (ValueError, lambda: checks.check_token_ids(IDS[0], 10), r"\[3\]; add a batch"),
     "empty": (ValueError, lambda: checks.check_token_ids(IDS[:, :0], 10), r"got \[2, 0\]"),
+    "no ids": (ValueError, lambda: checks.check_token_ids(np.asarray([]), 10), r"got \[0\]"),
     "float ids": (
         TypeError,
         lambda: checks.check_token_ids(IDS.astype(np.float32), 10),

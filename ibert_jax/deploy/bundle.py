@@ -40,7 +40,8 @@ def export(
         session = onnxruntime.InferenceSession("integer_program.onnx")
         session.run(["logits"], {"input_ids": input_ids, "attention_mask": attention_mask})
 
-    Arguments are int32; batch and length are free. The results are the integers of
+    Arguments are int32; batch and length are free. A model with more than one token type takes
+    ``token_type_ids`` as a third one. The results are the integers of
     ``program.integers``, bit for bit.
 
     Args:

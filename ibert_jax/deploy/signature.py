@@ -41,7 +41,7 @@ class Signature:
         arguments = ("input_ids", "attention_mask")
         if program.config.type_vocab_size > 1:
             arguments += ("token_type_ids",)
-        shape = program.input_shape(2, 2)
+        shape = program.input_shape(2, min(2, program.config.max_sequence_length))
         dimensions = ("batch", "choices", "length") if len(shape) == 3 else ("batch", "length")
         like = [jax.ShapeDtypeStruct(shape, jnp.int32)] * len(arguments)
         results = jax.eval_shape(lambda *x: _outputs(program, arguments, x), *like)

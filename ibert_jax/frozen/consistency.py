@@ -25,6 +25,8 @@ _SIZES = (
     ("intermediate_size", "stacked.intermediate.dense", 1),
 )
 """Setting, how the path of a leaf with a weight ends, and the axis that has this size."""
+_CLASSIFIERS = ("classifier", "classifier.out_proj", "qa_outputs")
+"""Leaves with a row for each label."""
 _IN_FLOAT = {
     FloatContext: "softmax",
     FloatGELU: "gelu",
@@ -45,6 +47,9 @@ def check_settings(config: IBertConfig, leaves: Mapping[str, Any]) -> None:
         for path, leaf in leaves.items()
         if path.endswith(ending)
     }
+    heads = [leaf for path, leaf in leaves.items() if path in _CLASSIFIERS]
+    if heads and heads[0].weight.shape[0] > 1:  # a single row may score choices
+        found["num_labels"] = heads[0].weight.shape[0]
     in_float = set()
     for leaf in leaves.values():
         if isinstance(leaf, IntegerScores | IntegerContext):

@@ -15,7 +15,7 @@ from ibert_jax.frozen.program import EMBEDS, IntegerModel
 from ibert_jax.frozen.states import StateScales
 from ibert_jax.integer.dyadic import Multiplier
 from ibert_jax.layers.activation import IntegerAct, of_one_structure
-from ibert_jax.layers.leaf import check_calibrated, recorded, set_life
+from ibert_jax.layers.leaf import check_calibrated, check_finite, recorded, set_life
 from ibert_jax.layers.widths import set_widths
 from ibert_jax.models.pretrained import IBertPreTrainedModel
 from ibert_jax.quantize.tensor import QuantizedTensor
@@ -28,9 +28,10 @@ def freeze(model: IBertPreTrainedModel) -> IntegerModel:
     it computed with; the graph around them stays the same. ``model`` is not changed.
 
     Raises:
-        ValueError: activation ranges that were never calibrated, by name; overrides of bits
-            that change nothing.
+        ValueError: parameters or ranges that are not finite, activation ranges that were never
+            calibrated, by name; overrides of bits that change nothing.
     """
+    check_finite(model)
     check_calibrated(model.leaves())
     network = nnx.clone(model)
     set_widths(network, model.config.quantization)
@@ -55,7 +56,8 @@ def _record(
 
     Compiled as one program, of which XLA keeps the constants and drops the forward pass.
     """
-    ids = jnp.full(network.input_shape(1, 2), network.config.bos_token_id or 0, jnp.int32)
+    length = min(2, network.config.max_sequence_length)  # nothing that is kept depends on it
+    ids = jnp.zeros(network.input_shape(1, length), jnp.int32)
     outputs = network(ids, output_hidden_states=True, output_attentions=False, return_dict=True)
     scales = {
         name: tensor.scale

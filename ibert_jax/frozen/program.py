@@ -298,7 +298,12 @@ class IntegerModel:
 
     @classmethod
     def load(cls, directory: str | os.PathLike[str]) -> IntegerModel:
-        """Read what ``save`` wrote; refuses files that are missing, truncated or altered."""
+        """Read what ``save`` wrote.
+
+        Refuses files that are missing or truncated, and integers or settings of them that were
+        altered; beside a certificate, all that decides the program's integers. Names of labels
+        are not held against anything.
+        """
         from ibert_jax.frozen.storage import load
 
         return load(directory)

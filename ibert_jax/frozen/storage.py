@@ -29,7 +29,7 @@ from safetensors.numpy import save as pack_tensors
 
 from ibert_jax import models
 from ibert_jax.config import IBertConfig
-from ibert_jax.files import read_json_object, write_whole
+from ibert_jax.files import alone_in, read_json_object, write_whole
 from ibert_jax.frozen.consistency import check_settings
 from ibert_jax.frozen.fingerprint import fingerprint
 from ibert_jax.frozen.network import frozen_network
@@ -93,7 +93,8 @@ def save(model: IntegerModel, directory: str | os.PathLike[str], certificate: An
             model that was there before is removed.
 
     Raises:
-        ValueError: the certificate of another model.
+        ValueError: the certificate of another model, or a folder in which another process goes
+            on writing for a minute.
     """
     if certificate is not None and certificate.model_hash != sha256(model):
         raise ValueError(
@@ -115,12 +116,13 @@ def save(model: IntegerModel, directory: str | os.PathLike[str], certificate: An
     if model.states is not None:
         manifest["hidden_states"] = model.states.to_json()
     text = json.dumps(manifest, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
-    write_whole(_upcoming(folder, digest), packed)
-    (folder / CERTIFICATE_FILE).unlink(missing_ok=True)  # of what is replaced now
-    write_whole(folder / MANIFEST_FILE, text)  # by which ``load`` finds the tensors where they are
-    _upcoming(folder, digest).replace(folder / TENSORS_FILE)
-    if certificate is not None:
-        save_certificate(certificate, folder)
+    with alone_in(folder, patience=60):  # two at once would leave halves of both
+        write_whole(_upcoming(folder, digest), packed)
+        (folder / CERTIFICATE_FILE).unlink(missing_ok=True)  # of what is replaced now
+        write_whole(folder / MANIFEST_FILE, text)  # by which ``load`` finds the tensors
+        _upcoming(folder, digest).replace(folder / TENSORS_FILE)
+        if certificate is not None:
+            save_certificate(certificate, folder)
 
 
 def _upcoming(folder: Path, digest: Any) -> Path:
@@ -141,6 +143,9 @@ def sha256(model: IntegerModel) -> str:
     """
     described, arrays = _describe_program(model)
     decisive = {name: getattr(model.config, name) for name in ("vocab_size", "pad_token_id")}
+    bits = model.config.quantization.width("weight_bits", "embeddings.word_embeddings")
+    if bits != 8:  # of ``inputs_embeds``; left out as it was before it counted
+        decisive["embedding_bits"] = bits
     return fingerprint({**described, **decisive}, arrays)
 
 
@@ -156,7 +161,7 @@ def _describe_program(model: IntegerModel) -> tuple[dict[str, Any], dict[str, An
 
 
 def load(directory: str | os.PathLike[str]) -> IntegerModel:
-    """Read a model that ``save`` wrote.
+    """Read a model that ``save`` wrote, also while another one is saved in its place.
 
     Raises:
         FileNotFoundError: one of the two files is missing.
@@ -165,15 +170,24 @@ def load(directory: str | os.PathLike[str]) -> IntegerModel:
     """
     folder = Path(directory)
     manifest = read_json_object(folder / MANIFEST_FILE)
+    while True:
+        try:
+            return _load(folder, manifest)
+        except (FileNotFoundError, ValueError):
+            before, manifest = manifest, read_json_object(folder / MANIFEST_FILE)
+            if manifest == before:  # else the rest was that of another model by then
+                raise
+
+
+def _load(folder: Path, manifest: dict[str, Any]) -> IntegerModel:
+    """The model of a folder in which this manifest was found."""
     if manifest.get("format") != FORMAT or manifest.get("version") != VERSION:
         raise ValueError(
             f"{folder / MANIFEST_FILE} is {manifest.get('format')!r} version "
             f"{manifest.get('version')!r}, expected {FORMAT!r} version {VERSION}: freeze the "
             "model again with this version of ibert_jax"
         )
-    digest = manifest.get("sha256")
-    upcoming = _upcoming(folder, digest)  # there if ``save`` was killed before its last step
-    arrays = _read_arrays(upcoming if upcoming.is_file() else folder / TENSORS_FILE, digest)
+    arrays = _read_arrays(folder, manifest.get("sha256"))
     try:
         config = IBertConfig.from_dict(manifest["config"])
         scales = {str(name): float(scale) for name, scale in manifest["scales"].items()}
@@ -209,10 +223,12 @@ def _check_certificate(path: Path, model: IntegerModel) -> None:
         )
 
 
-def _read_arrays(path: Path, expected: Any) -> dict[str, np.ndarray]:
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} does not exist; is {path.parent} a frozen model?")
-    content = path.read_bytes()
+def _read_arrays(folder: Path, expected: Any) -> dict[str, np.ndarray]:
+    path = folder / TENSORS_FILE
+    content = _content(_upcoming(folder, expected))  # there before the last step of ``save``
+    content = _content(path) if content is None else content
+    if content is None:
+        raise FileNotFoundError(f"{path} does not exist; is {folder} a frozen model?")
     found = hashlib.sha256(content).hexdigest()
     if found != expected:
         raise ValueError(
@@ -223,6 +239,14 @@ def _read_arrays(path: Path, expected: Any) -> dict[str, np.ndarray]:
         return read_tensors(content)
     except SafetensorError as error:
         raise ValueError(f"{path} is not a safetensors file ({error}); copy it again") from None
+
+
+def _content(path: Path) -> bytes | None:
+    """The bytes of a file; None if there is none."""
+    try:
+        return path.read_bytes() if path.is_file() else None
+    except FileNotFoundError:  # renamed in between
+        return None
 
 
 def _integer_leaves(network: nnx.Module) -> Iterator[tuple[str, Any]]:

@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import Future
 from typing import Any
 
@@ -29,6 +29,21 @@ from ibert_jax.tokenizer import Encoding
 _AHEAD = 8
 
 
+def _distinct(devices: Any) -> list[Any]:
+    """A list of JAX's devices, each once.
+
+    Raises:
+      ValueError: none at all, or one of them twice.
+      TypeError: what is no list of devices.
+    """
+    found = list(devices) if isinstance(devices, Iterable) else [devices, None]
+    if not all(isinstance(device, jax.Device) for device in found):
+        raise TypeError(f"expected a list of JAX's devices, got {devices!r}; see jax.devices()")
+    if not found or len(set(found)) < len(found):
+        raise ValueError(f"expected one device or several different ones, got {found}")
+    return found
+
+
 class Engine:
     """Computes encodings with a frozen program, or with a model in one of its other lives.
 
@@ -43,7 +58,7 @@ class Engine:
         self.task = task
         self.batch_size = batch_size
         self.padded_tokens = 0
-        devices = jax.local_devices() if devices is None else list(devices)
+        devices = jax.local_devices() if devices is None else _distinct(devices)
         self._devices = len(devices)
         self._compiled: set[tuple[int, ...]] = set()
         mesh = Mesh(np.asarray(devices), ("rows",))

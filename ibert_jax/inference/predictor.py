@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -23,6 +24,7 @@ from ibert_jax.inference.tasks import (
     SequenceClassification,
     Task,
 )
+from ibert_jax.settings import number_problem, raise_if_any
 from ibert_jax.tokenizer import Encoding, Tokenizer
 
 TASKS: dict[str, type[Task]] = {
@@ -122,8 +124,7 @@ class Predictor:
         **options: Any,
     ) -> None:
         config = program.config
-        if batch_size < 1:
-            raise ValueError(f"expected batch_size of at least 1, got {batch_size}")
+        batch_size = _whole_number("batch_size", batch_size)
         if tokenizer.vocab_size > config.vocab_size:
             raise ValueError(
                 f"expected a tokenizer of at most {config.vocab_size} tokens, as the model's "
@@ -156,8 +157,6 @@ class Predictor:
 
     def __call__(self, rows: Sequence[Any]) -> list[Any]:
         """Answer a list of rows, in its order."""
-        if isinstance(rows, str):
-            raise TypeError("expected a list of texts, got one string; put it in a list")
         return list(self.predict(rows))
 
     def predict(self, rows: Iterable[Any]) -> Iterator[Any]:
@@ -208,12 +207,15 @@ class Predictor:
         """Windows of rows with each row's encodings and the parts of its answer.
 
         The rows are drawn in the caller's thread, one window ahead; a failure of their source
-        waits until what came before it is answered.
+        waits until the windows before it are answered.
         """
+        if isinstance(rows, str):
+            raise TypeError("expected a list of texts, got one string; put it in a list")
         source = iter(rows)
         failure: Exception | None = None
         pending: tuple[_Window, Future[_Encoded]] | None = None
-        with ThreadPoolExecutor(1, thread_name_prefix="ibert_jax-tokenize") as pool:
+        pool = ThreadPoolExecutor(1, thread_name_prefix="ibert_jax-tokenize")
+        try:
             while True:
                 upcoming = None
                 if failure is None:
@@ -232,6 +234,8 @@ class Predictor:
                     if failure is not None and not isinstance(failure, StopIteration):
                         raise failure
                     return
+        finally:
+            pool.shutdown(wait=False)  # to wait is no longer possible where Python itself ends
 
     def _draw(self, source: Iterator[Any]) -> tuple[_Window, Exception | None]:
         """The next window, and what ended it early: StopIteration, or a failure that spoils it."""
@@ -310,8 +314,20 @@ def _usable_length(config: Any, max_length: int | None) -> int:
     positions = config.max_sequence_length
     if max_length is None:
         return positions
+    max_length = _whole_number("max_length", max_length)
     if not 3 <= max_length <= positions:
         raise ValueError(
             f"expected max_length from 3 to {positions}, the model's positions, got {max_length}"
         )
     return max_length
+
+
+def _whole_number(name: str, value: Any) -> int:
+    """An integer of Python's or NumPy's, at least 1.
+
+    Raises:
+      ValueError: what is none.
+    """
+    value = int(value) if isinstance(value, np.integer) else value
+    raise_if_any("Predictor", [number_problem(name, value, 1, math.inf, int)])
+    return value

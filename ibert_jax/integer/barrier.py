@@ -48,6 +48,8 @@ def materialized(function: Callable[Arguments, Result]) -> Callable[Arguments, R
             return jax.tree.map(lambda shape: jnp.zeros(shape.shape, shape.dtype), shapes)
 
         def conditional(*leaves: jax.Array) -> Result:
+            if not leaves[0].size:  # nothing to read, nor anything to fence off
+                return plain(*leaves)
             return lax.cond(_always(leaves[0]), plain, zeros, *leaves)
 
         return lax.platform_dependent(*leaves, cpu=conditional, default=plain)

@@ -29,7 +29,8 @@ def normalize(x: jax.Array, eps_mantissa: jax.Array, eps_exponent: jax.Array) ->
     Args:
         x: int32 [..., C], 20 bits, C at most 4,095.
         eps_mantissa, eps_exponent: int32 scalars; C eps in squared input steps is
-            ``eps_mantissa 2^eps_exponent``, mantissa 0 or in [2^30, 2^31), exponent <= 60.
+            ``eps_mantissa 2^eps_exponent``, mantissa in [2^30, 2^31) and exponent in [-64, 60],
+            or 0 and -64 for none.
 
     Returns:
         int32 [..., C], |result| <= 2^14 sqrt(C) (1 + 2^-13), the lemma |y| <= ||y||: below 2^21.

@@ -55,7 +55,8 @@ def _max(x: jax.Array, axis: int = -1) -> jax.Array:
 
 def _folded(reduce: Callable[..., jax.Array], x: jax.Array) -> jax.Array:
     while (parts := _parts(x.shape[-1])) > 1:
-        folded = reduce(x.reshape(*x.shape[:-1], parts, -1), axis=-2)
+        rows, length = x.shape[:-1], x.shape[-1]
+        folded = reduce(x.reshape(*rows, parts, length // parts), axis=-2)
         # Or XLA puts the two reductions together again.
         x = lax.optimization_barrier(jnp.squeeze(folded, -2))
     return reduce(x)

@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
 from ibert_jax.quantize.ranges import empty_bounds, is_empty, moving_bounds, observed_bounds
@@ -92,11 +93,40 @@ def check_calibrated(leaves: Mapping[str, Leaf]) -> None:
         if isinstance(leaf, ObservingLeaf) and leaf.needed and not leaf.calibrated
     ]
     if missing:
-        shown = ", ".join(missing[:8]) + (f" and {len(missing) - 8} more" if missing[8:] else "")
         raise ValueError(
-            f"{len(missing)} activation ranges were never calibrated ({shown}); call "
+            f"{len(missing)} activation ranges were never calibrated ({_listed(missing)}); call "
             "ib.calibrate(model, batches) or train quantization-aware first"
         )
+
+
+def check_finite(model: nnx.Module) -> None:
+    """Refuse a model with parameters or ranges that no integers stand for.
+
+    Raises:
+        ValueError: naming them.
+    """
+    parameters = nnx.to_flat_state(nnx.state(model, nnx.Param))
+    wrong = [
+        ".".join(map(str, path))
+        for path, parameter in parameters
+        if not np.isfinite(parameter[...]).all()
+    ]
+    for path, leaf in leaves_of(model).items():
+        if isinstance(leaf, ObservingLeaf) and leaf.needed:
+            low, high = np.asarray(leaf.x_min[...]), np.asarray(leaf.x_max[...])
+            observed = ~(low > high)  # also where one of them is no number
+            if not np.isfinite([low, high])[:, observed].all():
+                wrong.append(f"the range of {path}")
+    if wrong:
+        raise ValueError(
+            f"{_listed(wrong)} hold NaN or infinities; training may have failed, or calibration "
+            "met numbers too large for float32"
+        )
+
+
+def _listed(names: list[str]) -> str:
+    """The first names, and how many more there are."""
+    return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if names[8:] else "")
 
 
 def set_life(model: nnx.Module, **attributes: bool) -> None:

@@ -15,6 +15,7 @@ import numpy as np
 
 import ibert_jax
 from ibert_jax.frozen.fingerprint import array_bytes
+from ibert_jax.frozen.program import IntegerModel
 from ibert_jax.proof.census import Finding, census
 from ibert_jax.proof.intervals import Bounded, analyze
 from ibert_jax.proof.lemmas import LEMMAS
@@ -158,7 +159,8 @@ def certify(
       batches: the program's arguments by name, such as the calibration text; where given, the
         share of saturated activations is measured on them (`saturation.py`).
       overflow: whether the ranges are analysed. Needs a `config` with `vocab_size` and
-        `max_sequence_length`, as an `IntegerModel` has it.
+        `max_sequence_length`, as an `IntegerModel` has it. What is proved of an `IntegerModel`
+        holds for any number of rows, of another program for `batch_size`, which may mix its rows.
 
     Raises:
       CertificateError: names the offending operations; its `certificate` lists all.
@@ -199,7 +201,7 @@ def examine(
         operations=counted.operations,
         float_operations=counted.float_operations,
         findings=(*_arrays(program), *counted.findings),
-        overflow=_overflow(program) if overflow else None,
+        overflow=_overflow(program, batch_size) if overflow else None,
         saturation=saturation(program, batches),
         force_dequant=in_float,
     )
@@ -215,16 +217,16 @@ def _shape(program: Any, batch_size: int, sequence_length: int) -> tuple[int, ..
     return batch_size, sequence_length
 
 
-def _overflow(program: Any) -> OverflowReport:
-    """One row of the longest length speaks for all: rows do not mix, and a mask shortens them.
+def _overflow(program: Any, batch_size: int) -> OverflowReport:
+    """The longest length speaks for all, since a mask shortens a row; of ours, one row for all.
 
-    Fused kernels compute what the leaves compute, on parts of the same arrays; of those the ranges
-    are analysed.
+    The rows of an `IntegerModel` do not mix. Of another program that is not known. Fused kernels
+    compute what the leaves compute, on parts of the same arrays; of those the ranges are analysed.
     """
-    if hasattr(program, "with_kernels"):
-        program = program.with_kernels("xla")
+    if isinstance(program, IntegerModel):
+        program, batch_size = program.with_kernels("xla"), 1
     length = program.config.max_sequence_length
-    shape = _shape(program, 1, length)
+    shape = _shape(program, batch_size, length)
     ids = Bounded(shape, np.int32, 0, program.config.vocab_size - 1)
     mask = Bounded(shape, np.int32, 0, 1)
     proof = analyze(_integers, program, ids, mask, contracts=LEMMAS)

@@ -8,9 +8,16 @@ from typing import Any
 import numpy as np
 from jax.extend import core
 
+from ibert_jax.frozen import network
 from ibert_jax.frozen.jaxprs import scan_counts
-from ibert_jax.proof.interval import Interval, between, exactly, join, type_range
-from ibert_jax.proof.operations import INTEGER_TYPES
+from ibert_jax.proof.interval import (
+    RANGED_TYPES,
+    Interval,
+    between,
+    exactly,
+    join,
+    type_range,
+)
 from ibert_jax.proof.overflow import Clip, Contract, OverflowProof, Problem, Step, Tensor
 from ibert_jax.proof.rules import apply
 from ibert_jax.proof.rules_elementwise import Unprovable
@@ -89,7 +96,7 @@ class Analysis:
             if label == "clip" and len(operands) == 3:
                 self._saturation(eqn, operands[0], operands[1], operands[2])
             results = self._call(eqn, operands)
-            if "." in str(label):  # a path, which no function of Python's is named
+            if _is_leaf(eqn):
                 self._name_tensors(str(label), eqn, results)
             return results
         if name == "scan":
@@ -273,10 +280,18 @@ class Analysis:
         return place_of(eqn, "/".join(name for _, name in self._calls))
 
 
+def _is_leaf(eqn: Any) -> bool:
+    """Whether a call is that of an integer leaf, which bears its path (``NamedLeaf``)."""
+    jaxpr = eqn.params.get("jaxpr")
+    jaxpr = getattr(jaxpr, "jaxpr", jaxpr)  # closed or, of `checkpoint`, open
+    source = "" if jaxpr is None else str(jaxpr.debug_info.func_src_info)
+    return f" at {network.__file__}:" in source
+
+
 def _anything(aval: Any) -> Interval:
     """All that a type can hold; of floats nothing is known, nor used."""
     shape = (1,) * len(getattr(aval, "shape", ()))
-    known = element_type(aval) in INTEGER_TYPES
+    known = element_type(aval) in RANGED_TYPES
     lo, hi = type_range(aval.dtype) if known else (0, 1)
     return between(np.full(shape, lo), np.full(shape, hi))
 

@@ -9,6 +9,11 @@ import numpy as np
 
 Bounds = np.ndarray[Any, np.dtype[Any]]
 
+RANGED_TYPES = frozenset(
+    ["bool"] + [f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)]
+)
+"""The element types whose arrays have ranges: those that NumPy itself knows as integers."""
+
 
 @dataclass(frozen=True)
 class Interval:

@@ -19,6 +19,7 @@ from ibert_jax.integer.softmax import LOWEST, iexp
 from ibert_jax.integer.wide import leading_one, shift_left_saturating
 from ibert_jax.proof.interval import Interval, between
 from ibert_jax.proof.overflow import Contract, always
+from ibert_jax.proof.rules_elementwise import Unprovable
 
 
 def _shifted_up(n: Interval) -> list[Interval]:
@@ -32,7 +33,11 @@ def _root(n: Interval) -> list[Interval]:
 
 
 def _below_channels(shapes: Sequence[tuple[int, ...]]) -> tuple[int, int]:
-    return 0, min(shapes[0][-1], MAX_CHANNELS) - 1
+    """Of rows along the last axis; a ``vmap`` may have put another one there."""
+    rows, fractions = shapes[:2]
+    if fractions != (*rows[:-1], 1):
+        raise Unprovable(f"expected a fraction for each row of {rows}, got {fractions}")
+    return 0, min(rows[-1], MAX_CHANNELS) - 1
 
 
 LEMMAS = (

@@ -11,6 +11,7 @@ from ibert_jax.integer.mixed import MOST_TERMS, ZERO_POINT
 from ibert_jax.proof import rules_elementwise as element
 from ibert_jax.proof import rules_shape as move
 from ibert_jax.proof.interval import (
+    RANGED_TYPES,
     Interval,
     between,
     bits_of,
@@ -19,7 +20,6 @@ from ibert_jax.proof.interval import (
     join,
     type_range,
 )
-from ibert_jax.proof.operations import INTEGER_TYPES
 from ibert_jax.proof.rules_elementwise import Unprovable
 from ibert_jax.proof.rules_matmul import dot_general
 from ibert_jax.proof.walk_jaxpr import element_type
@@ -34,8 +34,8 @@ def apply(eqn: Any, operands: list[Interval]) -> list[Interval]:
       Unprovable: the primitive has no rule, or its operands leave what it is defined for.
     """
     for var in (*eqn.invars, *eqn.outvars):
-        if element_type(var.aval) not in INTEGER_TYPES:
-            raise Unprovable(f"{element_type(var.aval)} is not an integer type")
+        if element_type(var.aval) not in RANGED_TYPES:
+            raise Unprovable(f"{element_type(var.aval)} is not an integer type of 8 to 64 bits")
     rule = RULES.get(eqn.primitive.name)
     if rule is None:
         raise Unprovable("no rule for this operation")
@@ -118,6 +118,12 @@ def _sort(eqn: Any, operands: list[Interval]) -> list[Interval]:
     return [flatten_axes(x, (eqn.params["dimension"],)) for x in operands]
 
 
+def _reshape(eqn: Any, operands: list[Interval]) -> Interval:
+    if eqn.params["dimensions"] is not None:
+        raise Unprovable("a reshape that transposes")
+    return move.reshape(operands[0], _shape(eqn), _out(eqn))
+
+
 def _split(eqn: Any, operands: list[Interval]) -> list[Interval]:
     axis, sizes, old = eqn.params["axis"], eqn.params["sizes"], _shape(eqn)
     results, at = [], 0
@@ -173,6 +179,8 @@ def _dot_u8_s8(eqn: Any, operands: list[Interval]) -> Interval:
 
 def _scatter(eqn: Any, operands: list[Interval]) -> Interval:
     """Elements of the array or of the updates."""
+    if eqn.params["update_jaxpr"] is not None:
+        raise Unprovable("a scatter that applies a function")
     x, _, updates = operands
     everywhere = flatten_axes(updates, tuple(range(updates.lo.ndim)))
     shape = (1,) * x.lo.ndim
@@ -242,7 +250,7 @@ RULES: dict[str, Rule] = {
     "reduce_or": _one(_reduce_bits),
     "reduce_sum": _one(lambda e, o: move.reduce_sum(o[0], e.params["axes"], _shape(e))),
     "rem": _plain(element.remainder),
-    "reshape": _one(lambda e, o: move.reshape(o[0], _shape(e), _out(e))),
+    "reshape": _one(_reshape),
     "rev": _one(lambda e, o: move.each(o[0], lambda b: np.flip(b, e.params["dimensions"]))),
     "scatter": _one(_scatter),
     "select_n": _one(lambda e, o: element.select(o[0], o[1:])),

@@ -5,14 +5,17 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import ibert_jax as ib
+from ibert_jax.files import alone_in
 from ibert_jax.frozen.storage import MANIFEST_FILE, TENSORS_FILE
 
 from .conftest import case, inputs, make
@@ -198,6 +201,51 @@ def test_a_save_that_is_killed_leaves_one_of_the_two_models(
     assert ib.IntegerModel.load(tmp_path).sha256() == new.sha256()
 
 
+def test_models_saved_at_once_leave_one_of_them(tmp_path: Path) -> None:
+    """By several threads, as by several processes; whoever loads meanwhile gets one, too."""
+    programs = [case(scheme).program for scheme in SCHEMES]
+    names = {program.sha256() for program in programs}
+    programs[0].save(tmp_path)
+    with ThreadPoolExecutor(4) as pool:
+        saved = [pool.submit(program.save, tmp_path) for program in programs * 8]
+        loaded = [pool.submit(ib.IntegerModel.load, tmp_path) for _ in range(8)]
+        assert {each.result().sha256() for each in loaded} <= names
+        for each in saved:
+            each.result()
+    assert ib.IntegerModel.load(tmp_path).sha256() in names
+    assert sorted(path.name for path in tmp_path.iterdir()) == [MANIFEST_FILE, TENSORS_FILE]
+
+
+def test_a_folder_that_is_held_is_refused_in_the_end(tmp_path: Path) -> None:
+    refused = pytest.raises(ValueError, match="expected to be alone in writing")
+    with alone_in(tmp_path), refused, alone_in(tmp_path, patience=0.1):
+        pass
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_freezing_what_is_no_number_names_it(value: float) -> None:
+    """NaN would become the integer 0, and the certificate would hold."""
+    model = make("channel")
+    ib.calibrate(model, [inputs(4, 10)])
+    dense = model.ibert.encoder.layer[0].output.dense
+    kept = dense.weight[...]
+    dense.weight[...] = kept.at[0, 0].set(value)
+    with pytest.raises(ValueError, match=r"^ibert\.encoder.*output.dense.weight hold NaN or inf"):
+        ib.freeze(model)
+    dense.weight[...] = kept
+    act = model.ibert.encoder.layer[0].pre_intermediate_act
+    act.x_max[...] = jnp.full_like(act.x_max[...], value)
+    with pytest.raises(ValueError, match=r"^the range of .*pre_intermediate_act hold NaN or inf"):
+        ib.freeze(model)
+
+
+def test_a_model_of_one_position() -> None:
+    model = make("channel", max_position_embeddings=3)
+    batch = inputs(4, 1)
+    program = ib.freeze(ib.calibrate(model, [batch]))
+    assert np.array_equal(integers(program, batch), model(**batch).logits.q)
+
+
 def test_freezing_before_calibration_names_the_ranges() -> None:
     with pytest.raises(ValueError, match=r"never calibrated \(.*act.*call ib\.calibrate"):
         ib.freeze(make("channel"))
@@ -264,10 +312,14 @@ def test_settings_are_those_of_the_integers(scheme: str, tmp_path: Path) -> None
         "num_attention_heads": 2,
         "num_hidden_layers": 2,
         "force_dequant": "gelu",
+        "id2label": {"0": "LABEL_0", "1": "LABEL_1"},
     }.items():
-        with pytest.raises(ValueError, match=f"{name} is {value!r}, the integers are of"):
+        told = "num_labels is 2" if name == "id2label" else f"{name} is {value!r}"
+        with pytest.raises(ValueError, match=f"{told}, the integers are of"):
             load(**{name: value})
     assert load(pad_token_id=0).sha256() != made.program.sha256()
-    loaded = load(layer_norm_eps=1e-3, quantization={**quantization, "weight_bits": 4})
+    narrower = load(quantization={**quantization, "weight_bits": 4})  # than inputs_embeds were
+    assert narrower.sha256() != made.program.sha256()
+    loaded = load(layer_norm_eps=1e-3, quantization={**quantization, "activation_bits": 4})
     assert loaded.sha256() == made.program.sha256()
     assert np.array_equal(integers(loaded, made.batch), integers(made.program, made.batch))

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import itertools
 import math
+import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+import jax
 import numpy as np
 import pytest
 
@@ -108,8 +112,40 @@ def test_no_texts(program: CountingProgram, tokenizer: Tokenizer) -> None:
 
 
 def test_one_string_is_refused(program: CountingProgram, tokenizer: Tokenizer) -> None:
-    with pytest.raises(TypeError, match="put it in a list"):
-        Predictor(program, tokenizer)("good film")
+    predictor = Predictor(program, tokenizer)
+    for ask in (predictor, predictor.predict, predictor.stream, predictor.logits):
+        with pytest.raises(TypeError, match="put it in a list"):
+            list(ask("good film"))
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ({"batch_size": 2.5}, "batch_size must be an integer, got 2.5"),
+        ({"batch_size": True}, "batch_size must be an integer, got True"),
+        ({"batch_size": 0}, "batch_size must be an integer at least 1, got 0"),
+        ({"max_length": "10"}, "max_length must be an integer, got '10'"),
+        ({"devices": []}, "one device or several different ones"),
+        ({"devices": jax.devices()[:1] * 2}, "one device or several different ones"),
+        ({"devices": jax.devices()[0]}, "expected a list of JAX's devices"),
+    ],
+)
+def test_bad_settings_are_named(
+    program: CountingProgram, tokenizer: Tokenizer, setting: dict[str, Any], message: str
+) -> None:
+    with pytest.raises((ValueError, TypeError), match=message):
+        Predictor(program, tokenizer, **setting)
+
+
+def test_answers_that_nobody_waits_for_end_with_python() -> None:
+    """A generator left over is closed when there are no modules any more."""
+    script = (
+        "from ibert_jax import Predictor\n"
+        "answers = Predictor.default(batch_size=2, max_length=16).predict(['a'] * 3)\n"
+        "print(next(answers).text)\n"
+    )
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert (run.stdout, run.stderr) == ("a\n", "")
 
 
 def test_foreign_tokenizer_is_refused(tokenizer: Tokenizer, program: CountingProgram) -> None:

@@ -46,6 +46,7 @@ def frozen_equals(leaf: Any, *operands: QuantizedTensor) -> QuantizedTensor:
     assert np.array_equal(leaf.integer(*(x.q for x in operands)), result.q)
     jitted = jax.jit(lambda leaf, *xs: leaf(*xs).q)(leaf, *operands)
     assert np.array_equal(jitted, result.q)
+    assert leaf.integer(*(x.q[:0] for x in operands)).shape == (0, *result.q.shape[1:])
     return result
 
 
@@ -227,6 +228,17 @@ def test_dropout_zeroes_integers_and_keeps_the_mean() -> None:
     assert abs(share - 0.25) < 0.02
     assert np.array_equal(dequantize(got.q, got.scale), got.value)
     assert abs(float(got.scale) / float(x.scale) * 0.75 - 1) < 1e-3
+
+
+@pytest.mark.parametrize("rate", [1.0, 1 - 1e-6])
+def test_dropout_of_everything(rate: float) -> None:
+    x = quantized(np.random.default_rng(6).standard_normal((2, 3, 8)), ActivationFormat(8))
+    layer = Dropout(rate)
+    set_life(layer, deterministic=False)
+    got: Any = layer(x, nnx.Rngs(dropout=1))
+    assert not got.q.any() and not got.value.any()
+    gradient = jax.grad(lambda value: jnp.sum(layer(value, nnx.Rngs(dropout=1))))(x.value)
+    assert not gradient.any()
 
 
 def test_dropout_needs_keys_in_training() -> None:

@@ -45,6 +45,32 @@ def test_a_lemma_speaks_of_its_kernels_domain_and_of_nothing_beyond(kernel):
                 assert "leaves the domain" in str(prove(wider)), (number, low, high)
 
 
+def test_a_lemma_about_rows_is_not_taken_for_columns():
+    """A ``vmap`` can put another axis where the lemma reads the length of a row."""
+    columns = jax.vmap(lambda *x: layernorm.lift_row(*x), in_axes=(1, 1, None), out_axes=1)
+    ranges = (Bounded((2, 1000), np.int32, 0, 0), Bounded((1, 1000), np.int32, 0, 990))
+    proof = analyze(columns, *ranges, np.int32(-64), contracts=LEMMAS)
+    assert "a fraction for each row of (2, 1000), got (1, 1000)" in str(proof)
+
+
+def test_what_is_proved_of_another_program_is_proved_of_its_rows_together():
+    """They may mix: a sum of eight leaves int32 where none alone does."""
+
+    @jax.tree_util.register_dataclass
+    @dataclasses.dataclass(frozen=True)
+    class Summing:
+        one: jax.Array
+
+        config = types.SimpleNamespace(vocab_size=100, max_sequence_length=8)
+
+        def integers(self, input_ids, *, attention_mask):
+            return (input_ids * attention_mask * self.one).sum(0)
+
+    program = Summing(jnp.full((1, 1), 10_737_418, jnp.int32))
+    assert examine(program, 2, 8).ok
+    assert "leaves int32" in str(examine(program, 8, 8).overflow.problems)
+
+
 @pytest.mark.parametrize("which", ["a key left out", "a key kept", "the last id", "as it is"])
 def test_a_certificate_speaks_of_every_mask_and_every_id(which):
     @jax.tree_util.register_dataclass

@@ -239,6 +239,9 @@ def test_known_columns_are_bounded_exactly():
         (lambda x: lax.while_loop(lambda c: jnp.any(c < 5), lambda c: c + 1, x), "still grow"),
         (lambda x: lax.fori_loop(0, 10**6, lambda i, c: c, x), "turns"),
         (lambda x: jax.pure_callback(lambda v: v, x, x), "no rule"),
+        (lambda x: x.astype(jnp.int4).astype(jnp.int32), "not an integer type of 8 to 64 bits"),
+        (lambda x: x.at[0].apply(lambda v: v * np.int32(2**26)), "a scatter that applies"),
+        (lambda x: lax.reshape(x, x.shape[::-1], (2, 0, 1)), "a reshape that transposes"),
     ],
 )
 @pytest.mark.filterwarnings("ignore")
