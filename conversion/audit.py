@@ -116,6 +116,8 @@ class Audit(NamedTuple):
 def audit(directory: str | os.PathLike[str], inputs: Mapping[str, np.ndarray]) -> Audit:
     """Measure; ``inputs`` are the arguments of a model, ``input_ids`` and ``attention_mask``.
 
+    They are [B, T]; a multiple-choice model takes the B sentences for the choices of one question.
+
     Raises:
         CheckpointError: no quantized I-BERT, or one whose ranges were never filled.
     """
@@ -127,6 +129,8 @@ def audit(directory: str | os.PathLike[str], inputs: Mapping[str, np.ndarray]) -
     except ValueError as error:
         raise CheckpointError(directory, [str(error)]) from None
     arguments = dict(inputs)
+    if ours.head == "multiple_choice":
+        arguments = {name: array[None] for name, array in inputs.items()}
     mended = simulation.run(theirs, arguments)
     published = simulation.run(theirs, arguments, handed_on=False, exact=False, settled=False)
     defective = {
@@ -134,8 +138,8 @@ def audit(directory: str | os.PathLike[str], inputs: Mapping[str, np.ndarray]) -
         FLOAT32: simulation.run(theirs, arguments, exact=False),
         STALE_RANGE: simulation.run(theirs, arguments, settled=False),
     }
-    floats = lives.run(ours.quantize(False), inputs, mended)
-    integers = lives.run(ours.quantize(), inputs, mended)
+    floats = lives.run(ours.quantize(False), arguments, mended)
+    integers = lives.run(ours.quantize(), arguments, mended)
     apart = first_divergence(integers.integers, program, **arguments)
 
     mask = np.asarray(inputs["attention_mask"]) != 0

@@ -99,10 +99,8 @@ def read(path: Path, problems: list[str]) -> tuple[dict[str, np.ndarray], dict[s
 
 
 def _plain(settings: object) -> dict[str, Any]:
-    """A Namespace, a dict or any other object with attributes, as a dict."""
-    if settings is None or isinstance(settings, str | int | float):
-        return {}
-    return dict(settings) if isinstance(settings, Mapping) else dict(vars(settings))
+    """A Namespace, a dict or any other object with attributes, as a dict; else an empty one."""
+    return dict(settings if isinstance(settings, Mapping) else getattr(settings, "__dict__", {}))
 
 
 def _choose_head(
@@ -190,7 +188,8 @@ def _sizes(
             problems.append(f"{key} is missing or no matrix; is this a RoBERTa of fairseq?")
         else:
             sizes |= dict(zip(names, tensors[key].shape, strict=False))
-    layers = {int(key.split(".")[2]) for key in tensors if key.startswith(f"{encoder}.layers.")}
+    numbers = {key.split(".")[2] for key in tensors if key.startswith(f"{encoder}.layers.")}
+    layers = [int(number) for number in numbers if number.isdecimal()]  # others are named later
     return sizes | {"num_hidden_layers": max(layers, default=-1) + 1}
 
 
@@ -215,7 +214,7 @@ def _map(
             found |= dict.fromkeys(table[name], tensor)
         elif name == fairseq_keys.TIED and head == "masked_lm":
             _check_tied(tensor, tensors, problems)
-        elif _is_left_behind(name):
+        elif is_left_behind(name):
             left.append(name)
         else:
             problems.append(
@@ -249,8 +248,8 @@ def _check_tied(weight: np.ndarray, tensors: Mapping[str, np.ndarray], problems:
         )
 
 
-def _is_left_behind(name: str) -> bool:
-    """Heads that were not chosen, and tensors that no forward pass reads."""
+def is_left_behind(name: str) -> bool:
+    """Whether it is of a head that was not chosen, or a tensor that no forward pass reads."""
     return bool(
         fairseq_keys.IDLE.fullmatch(name)
         or fairseq_keys.CLASSIFICATION_HEAD.fullmatch(name)

@@ -57,8 +57,16 @@ def _refusal(message: str) -> str:
     )
 
 
+_DTYPES = (
+    *(torch.bool, torch.uint8, torch.uint16, torch.uint32, torch.uint64),
+    *(torch.int8, torch.int16, torch.int32, torch.int64),
+    *(torch.bfloat16, torch.float16, torch.float32, torch.float64, torch.complex64),
+)
+"""What NumPy, with ml_dtypes, and safetensors have, too."""
+
+
 def as_arrays(path: Path, tensors: object, problems: list[str]) -> dict[str, np.ndarray]:
-    """The NumPy arrays of a state dict; adds to ``problems`` what is no tensor by a name."""
+    """The NumPy arrays of a state dict; adds to ``problems`` what cannot be one."""
     if not isinstance(tensors, Mapping):
         problems.append(
             f"{path.name} must hold a dict of tensors by name, got {type(tensors).__name__}"
@@ -68,8 +76,13 @@ def as_arrays(path: Path, tensors: object, problems: list[str]) -> dict[str, np.
     for name, tensor in tensors.items():
         if not isinstance(tensor, torch.Tensor):
             problems.append(f"{path.name}: {name} must be a tensor, got {type(tensor).__name__}")
-        elif tensor.is_sparse or tensor.is_quantized:
-            problems.append(f"{path.name}: {name} must be a dense, plain tensor")
+        elif tensor.layout != torch.strided or tensor.is_nested or tensor.is_meta:
+            problems.append(f"{path.name}: {name} must be a dense, plain tensor with values")
+        elif tensor.dtype not in _DTYPES:
+            problems.append(
+                f"{path.name}: {name} has dtype {tensor.dtype}, which NumPy or safetensors lacks; "
+                "save it as float32"
+            )
         else:
             arrays[str(name)] = as_array(tensor)
     return arrays
@@ -77,7 +90,7 @@ def as_arrays(path: Path, tensors: object, problems: list[str]) -> dict[str, np.
 
 def as_array(tensor: torch.Tensor) -> np.ndarray:
     """The same bits in NumPy."""
-    dense = tensor.detach().cpu().contiguous()
+    dense = tensor.detach().cpu().resolve_conj().resolve_neg().contiguous()
     if dense.dtype == torch.bfloat16:  # NumPy knows it through ml_dtypes alone
         return dense.view(torch.int16).numpy().view(ml_dtypes.bfloat16)
     return dense.numpy()

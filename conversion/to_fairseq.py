@@ -21,7 +21,13 @@ import torch
 
 from conversion import fairseq_keys
 from conversion.command import run
-from conversion.from_fairseq import LAYER_NORM_EPS, PADDING, TOKEN_TYPES, read
+from conversion.from_fairseq import (
+    LAYER_NORM_EPS,
+    PADDING,
+    TOKEN_TYPES,
+    is_left_behind,
+    read,
+)
 from conversion.pickles import as_tensor, load_pickle
 from ibert_jax.checkpoints import Checkpoint, CheckpointError, keys, read_checkpoint
 from ibert_jax.config import IBertConfig
@@ -42,12 +48,13 @@ def convert(
     Args:
         directory: Hugging Face I-BERT or RoBERTa, with a head that fairseq has, or none.
         path: of the file to write.
-        like: an original whose other tensors and settings are to be kept.
+        like: an original of the same network, whose other tensors and settings are to be kept.
         classification_head: what to call a classifier; by default as in ``like``, or
             "sentence_classification_head".
 
     Raises:
-        CheckpointError: what fairseq has no place for; nothing is written.
+        CheckpointError: what fairseq has no place for, or an original of another network; nothing
+            is written.
     """
     directory, path = Path(directory), Path(path)
     checkpoint = read_checkpoint(directory)
@@ -55,8 +62,9 @@ def convert(
     if problems:
         raise CheckpointError(directory, problems)
     original: dict[str, np.ndarray] = {}
+    settings: dict[str, Any] = {}
     if like is not None:
-        original, _ = read(Path(like), problems)
+        original, settings = read(Path(like), problems)
         if problems:
             raise CheckpointError(like, problems)
     name = None
@@ -72,7 +80,7 @@ def convert(
         )
         if tied in original and np.array_equal(original[tied], original[table]):
             state[tied] = state[table]  # one parameter in fairseq, which reads this one last
-        state = _merged(state, original, Path(like), quantized=checkpoint.config.quant_mode)
+        state = _merged(state, original, settings, Path(like), checkpoint.config)
         content = {**load_pickle(like), "model": _torch(state)}
     else:
         content = {"args": _arguments(checkpoint.config), "model": _torch(state)}
@@ -99,6 +107,11 @@ def _obstacles(checkpoint: Checkpoint, *, alone: bool) -> list[str]:
                 f"{name} must be {wanted}, which fairseq takes for granted, "
                 f"got {getattr(config, name)}"
             )
+    if checkpoint.head != "model" and checkpoint.missing_head:  # fairseq has no pooler
+        problems.append(
+            f"config.json declares a head for {checkpoint.head}, but the directory lacks "
+            f"{', '.join(checkpoint.missing_head)}: train that head first"
+        )
     if alone and checkpoint.head != "masked_lm":
         problems.append(
             "fairseq loads nothing without a masked language model's head, and the directory has "
@@ -134,12 +147,17 @@ def _tensors(checkpoint: Checkpoint, name: str | None, with_buffers: bool) -> di
 def _merged(
     state: Mapping[str, np.ndarray],
     original: Mapping[str, np.ndarray],
+    settings: Mapping[str, Any],
     like: Path,
-    *,
-    quantized: bool,
+    config: IBertConfig,
 ) -> dict[str, np.ndarray]:
     """The original's keys, in its order and dtypes, with our tensors where there are any."""
     problems = [
+        f"{name} is {settings[name]!r}, but {ours!r} in the directory"
+        for name, ours in _network(config).items()
+        if settings.get(name) not in (None, ours)
+    ]
+    problems += [
         f"{key} has shape {list(original[key].shape)}, but {list(tensor.shape)} in the directory"
         for key, tensor in state.items()
         if key in original and original[key].shape != tensor.shape
@@ -150,7 +168,13 @@ def _merged(
         for key in state
         if key not in original and key.endswith(shapes_of_parameters)
     ]
-    if quantized and not any(key.endswith(".x_min") for key in original):
+    prefix = fairseq_keys.generation_of(original).prefix
+    problems += [
+        f"{key} is unknown for the directory's RoBERTa with {config.num_hidden_layers} layers"
+        for key in original
+        if key not in state and not is_left_behind(key.removeprefix(prefix))
+    ]
+    if config.quant_mode and not any(key.endswith(".x_min") for key in original):
         problems.append(
             "it is a float checkpoint, without a place for the directory's ranges: give a "
             'quantized original, or set "quant_mode" to false in config.json'
@@ -167,26 +191,32 @@ def _torch(state: Mapping[str, np.ndarray]) -> dict[str, torch.Tensor]:
     return {key: as_tensor(tensor) for key, tensor in state.items()}
 
 
-def _arguments(config: IBertConfig) -> argparse.Namespace:
-    """The settings from which fairseq builds the network."""
+def _network(config: IBertConfig) -> dict[str, Any]:
+    """The settings that decide what is computed with the tensors."""
     settings: dict[str, Any] = {
-        "arch": "roberta",
-        "task": "masked_lm",
         "encoder_layers": config.num_hidden_layers,
         "encoder_embed_dim": config.hidden_size,
         "encoder_ffn_embed_dim": config.intermediate_size,
         "encoder_attention_heads": config.num_attention_heads,
-        "max_positions": config.max_position_embeddings - PADDING - 1,
         "activation_fn": "gelu",
         "pooler_activation_fn": "tanh",
-        "dropout": config.hidden_dropout_prob,
-        "attention_dropout": config.attention_probs_dropout_prob,
-        "activation_dropout": 0.0,
-        "pooler_dropout": 0.0,
+        "quant_mode": "symmetric" if config.quant_mode else "none",
     }
-    if config.quant_mode:
-        settings |= {"quant_mode": "symmetric", "force_dequant": config.force_dequant}
-    return argparse.Namespace(**settings)
+    return settings | ({"force_dequant": config.force_dequant} if config.quant_mode else {})
+
+
+def _arguments(config: IBertConfig) -> argparse.Namespace:
+    """The settings from which fairseq builds the network."""
+    return argparse.Namespace(
+        arch="roberta",
+        task="masked_lm",
+        max_positions=config.max_position_embeddings - PADDING - 1,
+        dropout=config.hidden_dropout_prob,
+        attention_dropout=config.attention_probs_dropout_prob,
+        activation_dropout=0.0,
+        pooler_dropout=0.0,
+        **_network(config),
+    )
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import transformers
 
 from conversion import audit, simulation
 from ibert_jax.checkpoints import CheckpointError
@@ -155,6 +156,17 @@ def test_the_report_names_leaves_figures_and_defects(found: audit.Audit):
     )
     row = next(line for line in text.splitlines() if line.startswith("classifier.dense "))
     assert row.endswith("float head")
+
+
+def test_a_multiple_choice_model_chooses_among_the_sentences(
+    checkpoint: Path, inputs: dict[str, np.ndarray], tmp_path: Path
+):
+    torch.manual_seed(0)  # of its head
+    transformers.IBertForMultipleChoice.from_pretrained(checkpoint).save_pretrained(tmp_path)
+    found = audit.audit(tmp_path, inputs)
+    assert (found.failing, found.frozen) == ((), None)
+    assert "classifier" in {d.leaf for d in found.distances}
+    assert set(found.agreement.values()) <= {0.0, 1.0}, "one question"
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -149,6 +150,19 @@ def test_what_would_not_load_is_not_written(tmp_path: Path, hub_file: Path):
     assert not (tmp_path / "back.pt").exists()
 
 
+@pytest.mark.parametrize("alone", [True, False])
+def test_a_head_that_is_only_declared_is_not_written(tmp_path: Path, hub_file: Path, alone: bool):
+    from_fairseq.convert(hub_file, tmp_path / "ours", head="model")
+    config = tmp_path / "ours" / "config.json"
+    declared = {"architectures": ["IBertForMaskedLM"]}
+    config.write_text(json.dumps(json.loads(config.read_text()) | declared))
+    like = None if alone else hub_file
+    with pytest.raises(
+        CheckpointError, match=r"the directory lacks lm_head\.dense\.weight, .*: tr"
+    ):
+        to_fairseq.convert(tmp_path / "ours", tmp_path / "back.pt", like=like)
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_returns_as_such(tmp_path: Path, classifier: Any, dtype: torch.dtype):
     state = {key: tensor.to(dtype) for key, tensor in fairseq_state(classifier).items()}
@@ -183,6 +197,24 @@ def test_ranges_are_not_dropped(tmp_path: Path, quantized: Any):
     with pytest.raises(CheckpointError, match="float checkpoint, without a place for the direct"):
         to_fairseq.convert(tmp_path / "ours", tmp_path / "back.pt", like=tmp_path / "float.pt")
     assert not (tmp_path / "back.pt").exists()
+    other = arguments(quant_mode="none", force_dequant="gelu")
+    torch.save({"args": other, "model": state}, tmp_path / "other.pt")
+    with pytest.raises(CheckpointError) as caught:
+        to_fairseq.convert(tmp_path / "ours", tmp_path / "back.pt", like=tmp_path / "other.pt")
+    assert caught.value.problems == (
+        "quant_mode is 'none', but 'symmetric' in the directory",
+        "force_dequant is 'gelu', but 'none' in the directory",
+    )
+
+
+def test_a_float_directory_gives_a_quantized_original_no_ranges(
+    tmp_path: Path, hub_file: Path, masked_lm: Any
+):
+    from_fairseq.convert(hub_file, tmp_path / "ours")
+    content = {"args": arguments(quant_mode="symmetric"), "model": fairseq_state(masked_lm)}
+    torch.save(content, tmp_path / "like.pt")
+    with pytest.raises(CheckpointError, match="quant_mode is 'symmetric', but 'none' in the direc"):
+        to_fairseq.convert(tmp_path / "ours", tmp_path / "back.pt", like=tmp_path / "like.pt")
 
 
 def test_a_quantized_checkpoint_brings_its_ranges_and_returns(tmp_path: Path, quantized: Any):
@@ -233,6 +265,7 @@ def test_everything_wrong_with_the_tensors_at_once(tmp_path: Path, masked_lm: An
     state[f"{layer}.fc2.weight"] = torch.zeros(12, 19)
     state[f"{layer}.final_layer_norm.bias"] = torch.zeros(12, dtype=torch.int64)
     state["encoder.adapter.weight"] = torch.zeros(1)
+    state["encoder.sentence_encoder.layers.x.fc1.bias"] = torch.zeros(20)
     torch.save({"args": arguments(), "model": state}, tmp_path / "model.pt")
     found = problems(tmp_path / "model.pt", tmp_path, head="model")
     for sentence in (
@@ -240,9 +273,10 @@ def test_everything_wrong_with_the_tensors_at_once(tmp_path: Path, masked_lm: An
         "sentence_encoder.layers.1.fc2.weight has shape [12, 19], expected [12, 20]",
         "sentence_encoder.layers.1.final_layer_norm.bias has dtype int64, expected a float one",
         "adapter.weight is unknown for a RoBERTa with 2 layers",
+        "sentence_encoder.layers.x.fc1.bias is unknown for a RoBERTa with 2 layers",
     ):
         assert sentence in found
-    assert len(found.splitlines()) == 4
+    assert len(found.splitlines()) == 5
 
 
 def test_both_spellings_of_a_tensor_are_one_too_many(tmp_path: Path, masked_lm: Any):
@@ -271,6 +305,13 @@ def test_settings_that_do_not_fit(
     content = {"args": arguments(**changes), "model": fairseq_state(classifier)}
     torch.save(content, tmp_path / "model.pt")
     assert sentence in problems(tmp_path / "model.pt", tmp_path)
+
+
+@pytest.mark.parametrize("settings", [None, 5, [1], ("a",)])
+def test_settings_that_are_none(tmp_path: Path, classifier: Any, settings: Any):
+    content = {"args": settings, "model": fairseq_state(classifier)}
+    torch.save(content, tmp_path / "model.pt")
+    assert "give it as --attention-heads" in problems(tmp_path / "model.pt", tmp_path)
 
 
 def test_the_classification_head_must_be_named_among_several(tmp_path: Path, classifier: Any):
@@ -321,6 +362,24 @@ def test_an_original_of_another_size(tmp_path: Path, hub_file: Path, classifier:
     found = "\n".join(caught.value.problems)
     assert "fc1.weight has shape [20, 12], but [24, 12] in the directory" in found
     assert "classification_heads.sentence_classification_head.dense.weight is missing" in found
+
+
+def test_an_original_of_another_network(tmp_path: Path, hub_file: Path, masked_lm: Any):
+    """Its settings and its third layer would stay among the directory's tensors."""
+    from_fairseq.convert(hub_file, tmp_path / "ours")
+    state = fairseq_state(masked_lm)
+    third = {k.replace("layers.1.", "layers.2."): v for k, v in state.items() if "layers.1." in k}
+    settings = arguments(encoder_layers=3, encoder_attention_heads=4, activation_fn="relu")
+    torch.save({"args": settings, "model": {**state, **third}}, tmp_path / "like.pt")
+    with pytest.raises(CheckpointError) as caught:
+        to_fairseq.convert(tmp_path / "ours", tmp_path / "back.pt", like=tmp_path / "like.pt")
+    assert caught.value.problems == (
+        "encoder_layers is 3, but 2 in the directory",
+        "encoder_attention_heads is 4, but 3 in the directory",
+        "activation_fn is 'relu', but 'gelu' in the directory",
+        *(f"{key} is unknown for the directory's RoBERTa with 2 layers" for key in third),
+    )
+    assert not (tmp_path / "back.pt").exists()
 
 
 def test_the_commands(tmp_path: Path, hub_file: Path, capsys: pytest.CaptureFixture[str]):

@@ -66,6 +66,14 @@ def test_shared_and_half_tensors(tmp_path: Path, source: Path):
     assert torch.equal(stored["turned"], weight.T)
 
 
+def test_views_arrive_as_what_they_show(tmp_path: Path, source: Path):
+    conjugate, imaginary = torch.tensor([1 + 2j]).conj(), torch.tensor([1 + 2j]).conj().imag
+    torch.save({"whole": conjugate, "imag": imaginary}, source / "pytorch_model.bin")
+    from_bin.convert(source, tmp_path / "output")
+    stored = load_file(tmp_path / "output" / "model.safetensors")
+    assert {name: t.item() for name, t in stored.items()} == {"whole": 1 - 2j, "imag": -2.0}
+
+
 class Malicious:
     """Unpickled carelessly, it makes a directory."""
 
@@ -148,6 +156,24 @@ def test_what_is_no_state_dict(tmp_path: Path, source: Path, content: Any, sente
         from_bin.convert(source, tmp_path / "never")
     assert sentence in caught.value.problems[0]
     assert caught.value.problems[1] == "config.json is missing"
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # torch's own, of what is in beta
+def test_tensors_that_numpy_lacks(tmp_path: Path, source: Path):
+    content = {
+        "csr": torch.eye(2).to_sparse_csr(),
+        "nested": torch.nested.nested_tensor([torch.ones(1), torch.ones(2)]),
+        "meta": torch.empty(2, device="meta"),
+        "float8": torch.ones(2, dtype=torch.float8_e4m3fn),
+        "complex32": torch.zeros(2, dtype=torch.complex32),
+        "complex128": torch.zeros(2, dtype=torch.complex128),
+    }
+    torch.save(content, source / "pytorch_model.bin")
+    with pytest.raises(CheckpointError) as caught:
+        from_bin.convert(source, tmp_path / "never")
+    assert [problem.split()[1] for problem in caught.value.problems] == list(content)
+    assert "a dense, plain tensor with values" in caught.value.problems[2]
+    assert "has dtype torch.float8_e4m3fn, which NumPy or safet" in caught.value.problems[3]
 
 
 def test_shards_that_do_not_fit_their_index(tmp_path: Path, source: Path, classifier: Any):
