@@ -8,6 +8,7 @@ interrupted.
 from __future__ import annotations
 
 import argparse
+import errno
 import logging
 import os
 import sys
@@ -29,6 +30,8 @@ from ibert_jax.commands import (
     train,
 )
 
+# Spelled out for Windows, which knows no quotas.
+_FULL = ("ENOSPC", "EDQUOT", "EFBIG")
 _COMMANDS = (demo, predict, train, sweep, evaluate, freeze, sensitivity, certify, export, info)
 
 
@@ -62,13 +65,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except KeyboardInterrupt:
-        advice = "; the same command goes on from there" if getattr(args, "goes_on", False) else ""
-        print(f"ibert-jax: interrupted{advice}", file=sys.stderr)
+        print(f"ibert-jax: interrupted{_going_on(args)}", file=sys.stderr)
         return 130
     except (ValueError, OSError) as error:
         if args.traceback or _is_bug(error):
             raise
-        print(f"ibert-jax: error: {_sentence(error)}", file=sys.stderr)
+        advice = _going_on(args) if _is_full(error) else ""
+        print(f"ibert-jax: error: {_sentence(error)}{advice}", file=sys.stderr)
         return 2
     return code
 
@@ -78,8 +81,21 @@ def _is_bug(error: Exception) -> bool:
     return type(error).__module__.split(".")[0] in ("jax", "jaxlib", "flax")
 
 
+def _is_full(error: Exception) -> bool:
+    """Whether a disk is full, or a file as large as it may be."""
+    return isinstance(error, OSError) and errno.errorcode.get(error.errno or 0) in _FULL
+
+
+def _going_on(args: argparse.Namespace) -> str:
+    """What to say of a command that was cut short, if it goes on when it is given again."""
+    return "; the same command goes on from there" if getattr(args, "goes_on", False) else ""
+
+
 def _sentence(error: Exception) -> str:
     """The error as a person should read it."""
+    if isinstance(error, OSError) and _is_full(error):
+        written = error.filename or "what is written"
+        return f"expected room for {written}, there is no more ({error.strerror}); make some"
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
     return str(error)

@@ -7,7 +7,7 @@ import gzip
 import io
 import lzma
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
@@ -19,6 +19,9 @@ _COMPRESSED: dict[str, Callable[..., Any]] = {
     ".bz2": bz2.open,
     ".xz": lzma.open,
 }
+_NOT_READ = (".zst", ".lz4", ".lzma", ".zip", ".7z")
+COMPRESSED = (*_COMPRESSED, *_NOT_READ)
+"""What the names of compressed files end in, read here or not."""
 
 
 class Line(NamedTuple):
@@ -32,7 +35,7 @@ def read_lines(path: str | Path) -> Iterator[Line]:
     """Decode a file line by line, holding one line at a time.
 
     Raises FileNotFoundError, IsADirectoryError or ValueError (not UTF-8, or a compressed file that
-    is damaged) naming file and line.
+    is damaged or of another kind) naming file and line.
     """
     with opened(path) as stream:
         yield from decode_lines(stream, str(path))
@@ -42,13 +45,15 @@ def read_lines(path: str | Path) -> Iterator[Line]:
 def opened(path: str | Path) -> Iterator[BinaryIO]:
     """The bytes of a file, decompressed if need be.
 
-    Raises FileNotFoundError, IsADirectoryError or ValueError (damaged) naming it.
+    Raises FileNotFoundError, IsADirectoryError or ValueError (damaged, or compressed otherwise)
+    naming it.
     """
     path = Path(path)
     if path.is_dir():
         raise IsADirectoryError(f"expected a text file, {path} is a folder")
     if not path.exists():
         raise FileNotFoundError(f"expected a text file, {path} does not exist")
+    check_compression(path)
     with path.open("rb") as raw, decompressed(raw, path) as stream:
         yield stream
 
@@ -73,6 +78,15 @@ def decompressed(raw: BinaryIO, path: Path) -> Iterator[BinaryIO]:
         ) from None
 
 
+def check_compression(path: Path) -> None:
+    """Raise ValueError for a file whose name says that it is compressed as is not read here."""
+    if path.suffix.lower() in _NOT_READ:
+        raise ValueError(
+            f"expected a file that is plain or ends in {', '.join(_COMPRESSED)}, got {path}; "
+            "decompress it, or compress it as one of these"
+        )
+
+
 def plain_name(path: Path) -> Path:
     """A file's name without what says how it is compressed."""
     return path.with_suffix("") if path.suffix.lower() in _COMPRESSED else path
@@ -95,6 +109,25 @@ def decode_lines(stream: Iterable[bytes], name: str) -> Iterator[Line]:
                 f"{name}; convert the file to UTF-8"
             ) from None
         yield Line(number, text.rstrip("\r\n"))
+
+
+def check_columns(names: Sequence[str], used: Iterable[str], table: str) -> None:
+    """Raise ValueError where a column that is used is there twice. table: its name for people."""
+    for name in used:
+        if names.count(name) > 1:
+            raise ValueError(
+                f"expected one column {name!r} in {table}, there are several; rename the others"
+            )
+
+
+def check_commas(names: Sequence[str], table: str) -> None:
+    """Raise ValueError for a header of CSV, one name, whose columns something else separates."""
+    for sign, called, advice in ((";", "semicolons", ""), ("\t", "tabs", ", or name it .tsv")):
+        if len(names) == 1 and sign in names[0]:
+            raise ValueError(
+                f"expected commas between the columns of {table}, got {called}; save it with "
+                f"commas{advice}"
+            )
 
 
 def conll_cells(text: str) -> list[str] | None:

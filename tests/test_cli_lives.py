@@ -148,6 +148,10 @@ def test_freezing_is_refused_before_anything_is_read(
     )
     (tmp_path / "file").touch()
     assert "to write" in message("no_such_model", str(tmp_path / "file" / "integer"))
+    before = sorted(trained.iterdir())
+    for same in (trained, trained / ".." / trained.name):
+        assert "holds a checkpoint, which" in message(str(trained), str(same))
+    assert sorted(trained.iterdir()) == before
     assert main(["certify", "--save"]) == 2
     assert "a model beside --save" in capsys.readouterr().err
 

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import csv
+import errno
 import gzip
 import io
 import json
+import os
+import re
 import sys
 from pathlib import Path
 
 import pytest
 
 from ibert_jax.cli import main
+from ibert_jax.inference import journal
 
 ROWS = [("a1", "good film"), ("a2", "very bad film"), ("a3", ""), ("a4", "film, film")]
 
@@ -145,5 +149,57 @@ def test_what_cannot_be_done(
     assert "got id, stars, review; name the columns" in message
     message = _fails(capsys, model, "--file", table, "--column", "review")
     assert f"line 6 of {table}: expected 3 cells, as in the header, got 1; mend it" in message
+    for more in ((), ("--json",), ("--output", output)):
+        kept = ("--file", table, "--column", "review", "--keep", "label", *more)
+        table.write_bytes(gzip.compress(b"label,review\n0,good\n"))
+        assert f"'label'; rename the column in {table}" in _fails(capsys, model, *kept)
     assert not output.exists()
     assert not list(tmp_path.glob("*.journal"))
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        (
+            '{"text": "a"}\n\n{"text": 5}',
+            "line 3 of .*: expected the text to be a string",
+        ),
+        ('{"text": "a"}\n\n{"text": "\\ud800"}', "line 3 of .*: expected .* Unicode"),
+        ('{"data": []}', "expected at least one sentence, .* holds none"),
+    ],
+)
+def test_values_that_are_no_text_are_named_by_line(
+    tiny_checkpoint: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    text: str,
+    problem: str,
+) -> None:
+    path = tmp_path / "rows.json"
+    path.write_text(text)
+    assert re.search(problem, _fails(capsys, tiny_checkpoint, "--file", path))
+
+
+def test_a_closed_standard_input(
+    tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "stdin", None)
+    assert "standard input, which is closed; give one" in _fails(capsys, tiny_checkpoint)
+
+
+def test_a_full_disk_and_how_to_go_on(
+    tiny_checkpoint: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    rows, output = tmp_path / "rows.txt", tmp_path / "answers.jsonl"
+    rows.write_text("good film\n")
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(journal.Output, "finish", full)
+    message = _fails(capsys, tiny_checkpoint, "--file", rows, "--output", output)
+    assert f"expected room for {output}, there is no more (" in message
+    assert "make some; the same command goes on from there" in message

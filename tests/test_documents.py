@@ -77,6 +77,7 @@ def test_questions_out_of_articles_and_paragraphs() -> None:
         ('{"text": "a"}\n{"text": "b"}', False),
         ('{"text": "a", "data": [1, 2]}\n', False),
         ('{"text": "a", "data": []}\n', False),
+        ('{"version": "1.1", "data": []}', True),
         ('{"text": a}\n', False),
         ('{"text": "a\n', False),
         ('{"a": ' * 50_000 + "\n", False),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from ibert_jax.commands.options import add_command
+from ibert_jax.commands.options import add_command, check_folder
 
 _EXAMPLES = """\
   ibert-jax export my_integer_model exported
@@ -37,6 +37,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Export, and say how large it is."""
+    check_folder(args.output)
     from ibert_jax.deploy import export
     from ibert_jax.frozen import IntegerModel
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import os
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 from ibert_jax.commands import console
-from ibert_jax.commands.options import add_batching, add_command, positive
+from ibert_jax.commands.options import add_batching, add_command, check_folder, positive
 from ibert_jax.commands.texts import FORMATS, add_column, read_sample
 
 METHODS = ("minmax", "moving-average", "percentile", "mse", "entropy")
@@ -140,10 +139,12 @@ def _refuse(args: argparse.Namespace) -> None:
         raise FileNotFoundError(
             f"expected a file of sentences, {args.calibration} is none; check the path for a typo"
         )
-    output = Path(args.output).absolute()
-    place = next(path for path in (output, *output.parents) if path.exists())
-    if not place.is_dir() or not os.access(place, os.W_OK):
-        raise ValueError(f"expected a folder to write {output} to, {place} is none, or not yours")
+    check_folder(args.output)
+    if (Path(args.output) / "config.json").exists():
+        raise ValueError(
+            f"expected a folder of its own for the integer model, {args.output} holds a "
+            "checkpoint, which would be hidden by it; name another"
+        )
 
 
 def certified(program: Any, batches: list[dict[str, Any]]) -> Any:

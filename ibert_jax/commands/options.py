@@ -58,6 +58,16 @@ def add_batching(parser: argparse.ArgumentParser, *, batch_size: int = 32) -> No
     )
 
 
+def check_folder(output: str) -> None:
+    """Raise ValueError, before minutes are spent, for what cannot be a folder to write to."""
+    folder = Path(output).absolute()
+    place = next(path for path in (folder, *folder.parents) if path.exists())
+    if not place.is_dir() or not os.access(place, os.W_OK):
+        raise ValueError(
+            f"expected a folder to write {folder} to, {place} is none, or not yours; name another"
+        )
+
+
 def positive(text: str) -> int:
     """An argparse type: an integer of at least 1."""
     try:

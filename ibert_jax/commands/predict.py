@@ -148,6 +148,8 @@ def run(args: argparse.Namespace) -> int:
     from ibert_jax.inference import Source
 
     named = None if args.file in (None, "-") else args.file
+    if named is None and sys.stdin is None:
+        raise ValueError("expected sentences, --file or standard input, which is closed; give one")
     if named is None and sys.stdin.isatty():
         console.note("reading sentences from the terminal, one a line; end with Ctrl-D")
     source = Source(
@@ -165,14 +167,17 @@ def run(args: argparse.Namespace) -> int:
 
 def _show(args: argparse.Namespace, rows: Iterator[Row], source: Source | None) -> int:
     """Answer rows on standard output; a bad row is an error, a blank one is skipped."""
+    from ibert_jax.inference.job import refuse_kept
+
     if source is None or source.format == "text":
         # A file that is missing or empty should not first cost the time to load a model.
         rows = chain([next(rows)], rows)
     predictor = _predictor(args)
     if source is not None:
         source.known = predictor.task.columns
+        refuse_kept(predictor, source, inputs=not args.no_text)
     waiting: deque[Row] = deque()
-    answers = predictor.predict(_asked(predictor, rows, waiting))
+    answers = predictor.predict(_asked(predictor, rows, waiting, source))
     shown = console.progress(answers, what="sentences")
     if args.json:
         _print_json(shown, waiting, inputs=not args.no_text)
@@ -260,10 +265,7 @@ def _strict(source: Source) -> Iterator[Row]:
             empty += 1
             continue
         if row.problem is not None:
-            raise ValueError(
-                f"line {row.number} of {source.name}: {row.problem}; mend it, or give --output, "
-                "with which bad rows are told of and left out"
-            )
+            raise _bad(row, row.problem, source)
         found = True
         yield row
     if not found:
@@ -275,11 +277,28 @@ def _strict(source: Source) -> Iterator[Row]:
         )
 
 
-def _asked(predictor: Predictor, rows: Iterable[Row], waiting: deque[Row]) -> Iterator[Any]:
+def _bad(row: Row, problem: str, source: Source | None) -> ValueError:
+    """The error that says which row cannot be answered. source: None for the arguments."""
+    if source is None:
+        return ValueError(f"sentence {row.number}: {problem}")
+    return ValueError(
+        f"line {row.number} of {source.name}: {problem}; mend it, or give --output, with which "
+        "bad rows are told of and left out"
+    )
+
+
+def _asked(
+    predictor: Predictor, rows: Iterable[Row], waiting: deque[Row], source: Source | None
+) -> Iterator[Any]:
     """What the predictor is to answer; the rows wait in `waiting` until the answers take them."""
     for row in rows:
+        asked = predictor.task.row(row.cells or ())
+        try:
+            predictor.task.check(asked)
+        except (TypeError, ValueError) as error:
+            raise _bad(row, str(error), source) from None
         waiting.append(row)
-        yield predictor.task.row(row.cells or ())
+        yield asked
 
 
 def _print_json(results: Iterable[Any], waiting: deque[Row], *, inputs: bool) -> None:

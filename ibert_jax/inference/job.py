@@ -15,10 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from ibert_jax.checkpoints import locate
+from ibert_jax.files import naming
 from ibert_jax.inference.journal import Output, Progress
 from ibert_jax.inference.predictor import Predictor
-from ibert_jax.inference.results import Refused, Result, record
+from ibert_jax.inference.results import INPUTS, Refused, Result, record
 from ibert_jax.inference.sources import Row, Source
+from ibert_jax.lines import COMPRESSED
 
 # Of a file's beginning and end, enough to tell it from another of the same size.
 _SAMPLE = 2**16
@@ -63,15 +65,21 @@ def predict_file(
 
     Raises:
       FileExistsError: the output is there already.
+      FileNotFoundError, IsADirectoryError: there is no folder for a file to be written, or one in
+        its place.
       ValueError: another job's partial output is there; not a single row could be answered; two
-        of input, output and problems are one file.
+        of input, output and problems are one file; a kept column is called as a field of the
+        answers.
     """
     output = Path(output)
     problems = output.with_name(output.name + ".bad.jsonl") if problems is None else Path(problems)
     _refuse_places(source, output, problems)
+    refuse_kept(predictor, source, inputs=inputs)
     job = _job(predictor, source, model, inputs)
     new = restart or source.size is None
-    with Output(output, problems, job, restart=new, overwrite=overwrite) as out:
+    with naming(output):
+        opened = Output(output, problems, job, restart=new, overwrite=overwrite)
+    with opened as out:
         if not out.progress.done:
             try:
                 reason = _run(predictor, source, out, _formatter(output), inputs, report)
@@ -84,18 +92,43 @@ def predict_file(
                 out.discard()
                 said = f"none of the {rows} rows could be answered; the first: {reason}"
                 raise ValueError(f"{source.name}: {said}" if rows else f"{source.name} is empty")
-        out.finish()
+        with naming(output):
+            out.finish()
         return out.progress
+
+
+def refuse_kept(predictor: Predictor, source: Source, *, inputs: bool = True) -> None:
+    """Raise ValueError for a column to be kept that is called as a field of the answers.
+
+    inputs: whether those repeat the texts.
+    """
+    names = ["line", *(field.name for field in fields(predictor.task.result))]
+    taken = {name for name in names if inputs or name not in INPUTS}
+    for name in source.described()["keep"]:
+        if name in taken:
+            raise ValueError(
+                f"expected columns to keep of other names than the answers' fields, got {name!r}; "
+                f"rename the column in {source.name}, or do not keep it"
+            )
 
 
 def _refuse_places(source: Source, output: Path, problems: Path) -> None:
     """Refuse to write where something else is read or written, or what a name only promises."""
-    if output.suffix.lower() in (".gz", ".bz2", ".xz", ".parquet"):
+    if output.suffix.lower() in (*COMPRESSED, ".parquet"):
         raise ValueError(
             f"expected an output ending in .jsonl, .tsv or .csv, got {output}: answers are written "
             "as plain text"
         )
     places = {"the output": output, "the file of bad rows": problems}
+    for what, path in places.items():
+        if path.is_dir():
+            raise IsADirectoryError(
+                f"expected a file for {what}, {path} is a folder; name one in it"
+            )
+        if not path.parent.is_dir():
+            raise FileNotFoundError(
+                f"expected a folder for {what}, {path.parent} is none; make it, or name another"
+            )
     if source.path is not None:
         places["the input"] = source.path
     seen: dict[Path, str] = {}
@@ -138,7 +171,9 @@ def _run(
             tokens=done.tokens + tokens,
             truncated=done.truncated + truncated,
         )
-        out.write("".join(answers).encode(errors="backslashreplace"), "".join(bad).encode(), done)
+        lines = "".join(answers).encode(errors="backslashreplace"), "".join(bad).encode()
+        with naming(out.answers):
+            out.write(*lines, done)
         if report is not None:
             report(out.progress, source)
     return first_reason

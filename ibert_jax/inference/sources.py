@@ -18,6 +18,9 @@ from ibert_jax.documents import Stream, read_objects, sniff
 from ibert_jax.lines import (
     LONGEST_LINE,
     ReadLine,
+    check_columns,
+    check_commas,
+    check_compression,
     conll_cells,
     decompressed,
     plain_name,
@@ -68,7 +71,8 @@ class Source:
     keep: columns to hand on beside them.
 
     Raises FileNotFoundError, IsADirectoryError and ValueError before anything is read, and
-    ValueError while reading where a compressed file is damaged or a header lacks a column.
+    ValueError while reading where a compressed file is damaged, or a header lacks a column, has one
+    twice, or has semicolons or tabs for commas.
     """
 
     def __init__(
@@ -183,10 +187,10 @@ class Source:
         names = [name.strip() for name in header]
         if problem is not None:
             raise ValueError(f"expected the names of columns in {self.name}: {problem}")
+        if self.format == "csv":
+            check_commas(names, self.name)
         chosen = self._chosen(names)
-        for name in (*chosen, *self._keep):
-            if names.count(name) > 1:
-                raise ValueError(f"expected one column {name!r} in {self.name}, there are several")
+        check_columns(names, (*chosen, *self._keep), self.name)
         columns = [names.index(name) for name in chosen]
         keep = {name: names.index(name) for name in self._keep}
         for number, problem, cells in records:
@@ -233,6 +237,7 @@ class Source:
             with closing(pyarrow.parquet.ParquetFile(self._path)) as file:
                 columns = self._chosen(file.schema_arrow.names)
                 wanted = list(dict.fromkeys([*columns, *self._keep]))
+                check_columns(file.schema_arrow.names, wanted, self.name)
                 for batch in file.iter_batches(batch_size=1024, columns=wanted):
                     for values in zip(*(_values(arrow, each) for each in batch), strict=True):
                         number += 1
@@ -258,6 +263,7 @@ def _existing(path: Path) -> Path:
         raise FileNotFoundError(
             f"expected a file of rows, {path} does not exist; check the path for a typo"
         )
+    check_compression(path)
     return path
 
 

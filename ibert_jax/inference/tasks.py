@@ -196,13 +196,17 @@ class MultipleChoice(Task):
     def row(self, cells: Sequence[Any]) -> Any:
         if len(cells) < 2:
             raise ValueError("expected a column of prompts and at least one of choices, got one")
-        listed = len(cells) == 2 and isinstance(cells[1], list)
-        return cells[0], tuple(cells[1] if listed else cells[1:])
+        return cells[0], cells[1] if len(cells) == 2 else tuple(cells[1:])
 
     def check(self, row: Any) -> None:
-        if not isinstance(row, tuple | list) or len(row) != 2 or isinstance(row[1], str):
+        if not isinstance(row, tuple | list) or len(row) != 2:
             raise TypeError("expected a prompt and a list of choices, got something else")
         check_text(row[0], "the prompt")
+        if not isinstance(row[1], tuple | list):
+            raise TypeError(
+                "expected a list of choices, or a column for each, got one "
+                f"{type(row[1]).__name__}; name all columns of choices"
+            )
         if not row[1]:
             raise ValueError("expected at least one choice, got none")
         for number, choice in enumerate(row[1], 1):

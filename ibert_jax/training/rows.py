@@ -9,7 +9,15 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ibert_jax.documents import read_objects, sniff
-from ibert_jax.lines import LONGEST_LINE, conll_cells, opened, plain_name, read_lines
+from ibert_jax.lines import (
+    LONGEST_LINE,
+    check_columns,
+    check_commas,
+    conll_cells,
+    opened,
+    plain_name,
+    read_lines,
+)
 from ibert_jax.training.tasks import Task
 
 _BY_NAME = {
@@ -69,7 +77,8 @@ def read_rows(path: Path, task: Task) -> Iterator[Row]:
 
     Raises:
       FileNotFoundError, IsADirectoryError: no such file.
-      ValueError: not UTF-8, or malformed; the message names file and line.
+      ValueError: not UTF-8, malformed, or a column of the task's is there twice; the message names
+        file and line.
     """
     layout = task.layout or _BY_NAME.get(plain_name(path).suffix.lower())
     readers = {
@@ -89,7 +98,7 @@ def _tsv(path: Path, task: Task) -> Iterator[Row]:
 
 
 def _csv(path: Path, task: Task) -> Iterator[Row]:
-    return _named(_records(path), path, task)
+    return _named(_records(path), path, task, commas=True)
 
 
 def _records(path: Path) -> Iterator[tuple[int, list[str]]]:
@@ -105,9 +114,14 @@ def _records(path: Path) -> Iterator[tuple[int, list[str]]]:
         ) from None
 
 
-def _named(cells: Iterator[tuple[int, list[str]]], path: Path, task: Task) -> Iterator[Row]:
+def _named(
+    cells: Iterator[tuple[int, list[str]]], path: Path, task: Task, *, commas: bool = False
+) -> Iterator[Row]:
     """Cells under the task's column names, or those of the first line."""
     names = task.columns or tuple(name.strip() for name in next(cells, (0, []))[1])
+    if commas and not task.columns:
+        check_commas(names, str(path))
+    check_columns(names, _used(task), str(path))
     for number, found in cells:
         if len(found) != len(names):
             raise ValueError(
@@ -115,6 +129,11 @@ def _named(cells: Iterator[tuple[int, list[str]]], path: Path, task: Task) -> It
                 f"{number} of {path}"
             )
         yield Row(f"line {number} of {path}", dict(zip(names, found, strict=True)))
+
+
+def _used(task: Task) -> list[str]:
+    """The fields that a task names."""
+    return [name for name in (task.text, task.pair, task.label, *task.choices) if name]
 
 
 def _conll(path: Path, task: Task) -> Iterator[Row]:

@@ -76,6 +76,14 @@ def folder(program: ib.IntegerModel, tmp_path_factory: pytest.TempPathFactory) -
     return base / "exported"
 
 
+def test_a_file_in_its_place_is_refused_at_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").touch()
+    assert main(["export", "no_such_model", str(tmp_path / "file")]) == 2
+    assert "expected a folder to write" in capsys.readouterr().err
+
+
 def test_jax_alone_gives_the_golden_integers(folder: Path) -> None:
     # Elsewhere, so that the checkout is not on the path of imports.
     subprocess.run([sys.executable, "-c", ALONE, "."], check=True, cwd=folder)

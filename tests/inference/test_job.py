@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import csv
+import errno
 import gc
 import json
 import os
 import random
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import jax.numpy as jnp
 import pytest
@@ -368,6 +370,51 @@ def test_a_model_is_known_by_its_files_wherever_it_is(
     assert jobs[0] != jobs[1]
 
 
+@pytest.mark.parametrize("which", ["output", "problems"])
+def test_a_place_that_is_none_is_refused_at_once(
+    predictor: Predictor, rows: Path, tmp_path: Path, which: str
+) -> None:
+    places: dict[str, Any] = {
+        "output": tmp_path / "answers.jsonl", "problems": tmp_path / "bad.jsonl"
+    }  # fmt: skip
+    before = set(tmp_path.iterdir())
+    with pytest.raises(IsADirectoryError, match=r"expected a file for .* is a folder; name one"):
+        predict_file(predictor, Source(rows), **{**places, which: tmp_path}, overwrite=True)
+    with pytest.raises(FileNotFoundError, match=r"a folder for .*nodir is none; make it"):
+        predict_file(predictor, Source(rows), **{**places, which: tmp_path / "nodir" / "a.tsv"})
+    assert set(tmp_path.iterdir()) == before
+
+
+@pytest.mark.parametrize("name", ["line", "label", "tokens", "text"])
+def test_a_column_called_as_a_field_of_the_answers_is_not_kept(
+    predictor: Predictor, tmp_path: Path, name: str
+) -> None:
+    table, output = tmp_path / "rows.csv", tmp_path / "answers.jsonl"
+    table.write_text(f"review,{name}\ngood film,own\n")
+    source = Source(table, columns=["review"], keep=[name])
+    with pytest.raises(ValueError, match=f"got '{name}'; rename the column in .*rows.csv"):
+        predict_file(predictor, source, output)
+    if name == "text":  # which is free where texts are not repeated
+        predict_file(predictor, source, output, inputs=False)
+        assert json.loads(output.read_text())["text"] == "own"
+
+
+def test_a_full_disk_is_named(
+    predictor: Predictor, rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = tmp_path / "answers.jsonl"
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    for what in ("__init__", "write", "finish"):
+        with monkeypatch.context() as patch, pytest.raises(OSError) as caught:
+            patch.setattr(journal.Output, what, full)
+            run_job(predictor, rows, output)
+        assert caught.value.filename == str(output)
+    assert run_job(predictor, rows, output).answered == 147
+
+
 def test_nothing_is_written_over_what_is_read(
     predictor: Predictor, rows: Path, tmp_path: Path
 ) -> None:
@@ -379,7 +426,8 @@ def test_nothing_is_written_over_what_is_read(
     ):
         with pytest.raises(ValueError, match="to be two files"):
             predict_file(predictor, Source(rows), written, problems=problems, overwrite=True)
-    with pytest.raises(ValueError, match="written as plain text"):
-        predict_file(predictor, Source(rows), tmp_path / "answers.tsv.gz")
+    for ending in ("gz", "zst"):
+        with pytest.raises(ValueError, match="written as plain text"):
+            predict_file(predictor, Source(rows), tmp_path / f"answers.tsv.{ending}")
     assert rows.read_bytes() == before
     assert not output.exists()

@@ -72,6 +72,10 @@ def test_parquet(tmp_path: Path) -> None:
     assert rows[2] == Row(3, None, {}, "no value for text")
     first = next(iter(Source(path, columns=["text", "choices"])))
     assert first.cells == ("good", ["a", "b"])
+    twice = arrow.Table.from_arrays([table[0], table[0]], ["text", "text"])
+    parquet.write_table(twice, tmp_path / "twice.parquet")
+    with pytest.raises(ValueError, match="one column 'text'"):
+        list(Source(tmp_path / "twice.parquet", columns=["text"]))
     path.write_bytes(path.read_bytes()[:-20])
     with pytest.raises(ValueError, match="expected a Parquet file"):
         list(Source(path, columns=["text"]))
@@ -200,6 +204,9 @@ def test_what_stops_a_file(tmp_path: Path) -> None:
         Source(tmp_path / "absent")
     with pytest.raises(IsADirectoryError, match="is a folder"):
         Source(tmp_path)
+    (tmp_path / "rows.csv.zst").touch()
+    with pytest.raises(ValueError, match=r"plain or ends in \.gz, \.bz2, \.xz, got .*\.zst; dec"):
+        Source(tmp_path / "rows.csv.zst", columns=["text"])
     with pytest.raises(ValueError, match="from standard input"):
         Source(None, format="parquet")
     path = tmp_path / "rows.tsv"
@@ -243,8 +250,18 @@ def test_a_quote_that_is_not_closed_is_told_of(tmp_path: Path) -> None:
 def test_two_columns_of_one_name_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "rows.csv"
     path.write_text("text,text\ngood,bad\n")
-    with pytest.raises(ValueError, match="one column 'text'"):
+    with pytest.raises(ValueError, match=r"one column 'text' in .*; rename the others"):
         list(Source(path, columns=["text"]))
+
+
+@pytest.mark.parametrize(("sign", "called"), [(";", "semicolons"), ("\t", "tabs")])
+def test_other_separators_are_not_taken_for_commas(tmp_path: Path, sign: str, called: str) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_text(f"review{sign}stars\ngood film{sign}1\n")
+    with pytest.raises(ValueError, match=rf"expected commas .* got {called}; save it with commas"):
+        list(Source(path))
+    path.write_text(f"review\ngood{sign} film\n")
+    assert [row.cells for row in Source(path)] == [(f"good{sign} film",)]
 
 
 def test_a_long_cell_of_csv(tmp_path: Path) -> None:

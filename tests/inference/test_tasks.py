@@ -230,6 +230,11 @@ def test_choices(tokenizer: Tokenizer) -> None:
     assert (second.index, second.score) == (0, 1.0)
     with pytest.raises(ValueError, match="row 0: expected at least one choice, got none"):
         Predictor(likes, tokenizer)([("in", [])])
+    task = Predictor(likes, tokenizer).task
+    assert task.row(["in", "new", "york"]) == ("in", ("new", "york"))
+    for one in ("new", 3):  # a column of choices holds a list
+        with pytest.raises(TypeError, match="a list of choices, or a column for each, got one"):
+            task.check(task.row(["in", one]))
 
 
 def test_embeddings(tokenizer: Tokenizer) -> None:

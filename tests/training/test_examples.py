@@ -54,7 +54,8 @@ def test_tsv_without_header(tmp_path: Path) -> None:
 
 
 def test_csv_has_quotes_and_other_columns(tmp_path: Path) -> None:
-    path = write(tmp_path / "a.csv", 'id,mark,text\n7,positive,"good, ""very"" good\nindeed"\n')
+    text = 'id,mark,text,id\n7,positive,"good, ""very"" good\nindeed",8\n'
+    path = write(tmp_path / "a.csv", text)
     task = SENTENCES.replace(text="text", label="mark")
     assert read(path, task) == [TextExample('good, "very" good\nindeed', None, 1)]
 
@@ -226,6 +227,14 @@ def test_files_follow_each_other_up_to_a_limit(tmp_path: Path) -> None:
         ("a.tsv", "sentence\tlabel\na\t-1\n", "got '-1' in line 2"),
         ("a.tsv", "sentence\tlabel\na\n", r"2 cells \(sentence, label\), got 1 in line 2"),
         ("a.tsv", b"sentence\tlabel\na\t0\n\xff\t1\n", "UTF-8 text, got byte 0xff in line 3"),
+        ("a.tsv", "sentence\tlabel\tlabel\na\t0\t1\n", "one column 'label' in .*a.tsv, there are"),
+        ("a.csv", "sentence;label\na;1\n", "commas between the columns of .*, got semicolons"),
+        ("a.csv", "sentence\tlabel\na\t1\n", "got tabs; save it with commas, or name it .tsv"),
+        (
+            "a.tsv.zst",
+            b"\x28\xb5\x2f\xfd",
+            r"plain or ends in \.gz, \.bz2, \.xz, got .*\.zst",
+        ),
         ("a.jsonl", "", "expected at least one labelled example"),
         ("a.jsonl", '{"sentence": "a", "label": 1}\n{"sen', "line 2 of .* is none"),
         ("a.jsonl", '{"sentence": "a", "label": 1}\n[1]', "line 2 of .* is none"),
