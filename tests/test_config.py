@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import errno
 import json
+import os
 import pickle
 from pathlib import Path
 from typing import Any
@@ -95,6 +97,17 @@ def test_a_file_we_write_is_read_by_hugging_face_and_by_us(tmp_path: Path):
     }
     assert reference.note == "kept"
     assert [entry.name for entry in tmp_path.iterdir()] == ["config.json"]
+
+
+def test_a_full_disk_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError) as caught:
+        CHANGED.save(tmp_path / "config.json")
+    assert caught.value.filename == str(tmp_path / "config.json")
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("labels", [{"num_labels": 4}, {"id2label": {0: "a", 1: "b", 2: "c"}}, {}])

@@ -9,6 +9,7 @@ correction", 2019, section 4.2, with means measured on text).
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 from collections.abc import Iterable, Mapping
 from typing import Any, Self, TypeVar
 
@@ -22,8 +23,12 @@ from ibert_jax.frozen.network import wrap_leaves
 from ibert_jax.layers.leaf import check_calibrated, set_life
 from ibert_jax.layers.linear import QuantLinear
 from ibert_jax.models.inputs import as_array
+from ibert_jax.quantize.calibration import check_batches
 
 Model = TypeVar("Model", bound=nnx.Module)
+
+CORRECTED = "corrected_biases"
+"""Where a model's configuration says which biases were corrected already: those of a digest."""
 
 
 def correct_biases(model: Model, batches: Iterable[Mapping[str, Any]]) -> Model:
@@ -32,6 +37,10 @@ def correct_biases(model: Model, batches: Iterable[Mapping[str, Any]]) -> Model:
     Float and quantized activations pass through the network side by side. Behind each linear
     layer the mean difference over the tokens, outliers held back, is taken off, so that what
     follows sees means that are corrected already: one pass corrects all layers in order.
+
+    That is for once: shifted biases are no float reference any more, and a second pass would
+    shift them as far again. So a digest of them is noted in ``model.config.extra``, which
+    ``save_pretrained`` keeps, and a model that has it is refused until training has changed them.
 
     Args:
         model: one of this package's models with calibrated ranges. Its biases then make up for
@@ -44,10 +53,19 @@ def correct_biases(model: Model, batches: Iterable[Mapping[str, Any]]) -> Model:
         ``model``, in the quantization-aware life.
 
     Raises:
-        ValueError: there is no batch; a range was never calibrated.
+        ValueError: there is no batch; a range was never calibrated; the biases were corrected
+            before.
+        TypeError: one batch in place of a list of them.
     """
+    check_batches(batches)
     network: Any = model
     check_calibrated(network.leaves())
+    if network.config.extra.get(CORRECTED) == _digest(network.leaves()):
+        raise ValueError(
+            "expected biases as they were trained, got a model whose biases were corrected "
+            "already; load it anew from the checkpoint before, or leave the correction out "
+            "(freeze --no-correct-biases)"
+        )
     network.quantize(True)
     twin: Any = nnx.clone(model)
     set_life(twin, quantized=False, observing=False, deterministic=True, recording=False)
@@ -69,7 +87,18 @@ def correct_biases(model: Model, batches: Iterable[Mapping[str, Any]]) -> Model:
     for path, (total, count) in totals.items():
         bias = leaves[path].bias
         bias[...] = bias[...] - jnp.asarray(total / max(count, 1), jnp.float32)
+    noted = {**network.config.extra, CORRECTED: _digest(leaves)}
+    network.config = network.config.replace(extra=noted)
     return model
+
+
+def _digest(leaves: Mapping[str, Any]) -> str:
+    """Of the biases of the encoder's linear layers, which go with a model into any head."""
+    digest = hashlib.blake2b(digest_size=8)
+    for path in sorted(leaves):
+        if "encoder." in path and isinstance(leaves[path], QuantLinear):
+            digest.update(np.asarray(leaves[path].bias[...]).tobytes())
+    return digest.hexdigest()
 
 
 @jax.tree_util.register_dataclass

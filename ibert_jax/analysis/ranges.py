@@ -14,6 +14,7 @@ from ibert_jax.frozen.network import watch_leaves
 from ibert_jax.layers.activation import QuantAct
 from ibert_jax.layers.leaf import leaves_of
 from ibert_jax.proof.saturation import at_the_ends
+from ibert_jax.quantize.calibration import check_batches
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,8 +86,10 @@ def calibration_report(
         ``ib.calibrate``.
 
     Raises:
-        ValueError, TypeError: a batch that the model does not take.
+        ValueError, TypeError: a batch that the model does not take, or one batch in place of a
+            list of them.
     """
+    check_batches(batches)
     saturated = _saturation(model, batches) if saturated is None else saturated
     rows = []
     for path, leaf in leaves_of(model).items():

@@ -14,6 +14,7 @@ from flax import nnx
 from ibert_jax.analysis.switches import inputs_of, kind_of, switch_leaves, switchable
 from ibert_jax.layers.leaf import check_calibrated
 from ibert_jax.layers.widths import BACKBONE
+from ibert_jax.quantize.calibration import check_batches
 from ibert_jax.quantize.distance import outputs_of, squares
 
 GROUPS = ("leaf", "kind", "layer")
@@ -133,7 +134,9 @@ def sensitivity(
     Raises:
         ValueError: no batch, nothing matches ``leaves``, an unknown group, or ranges that were
             never calibrated.
+        TypeError: one batch in place of a list of them.
     """
+    check_batches(batches)
     model, arrays = nnx.clone(model), list(batches)
     if not arrays:
         raise ValueError("sensitivity needs at least one batch, got none: pass some sentences")

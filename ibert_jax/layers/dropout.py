@@ -25,7 +25,7 @@ class IntegerDropout:
 
 
 class Dropout(Leaf):
-    """Zeroes elements with probability ``rate`` while training and scales up the others.
+    """Zeroes elements with probability ``rate``, 0 to 1, while training and scales up the others.
 
     A quantized tensor has its integers zeroed and its scale divided (rounded to a short one,
     within 0.05%). It must not carry an offset, which the zeroing would miss.
@@ -47,10 +47,13 @@ class Dropout(Leaf):
                 "the model is in training mode, so a call needs dropout keys, got rngs=None; "
                 "pass rngs=nnx.Rngs(dropout=key), or call model.eval() first"
             )
-        # 16 random bits an element, compared as integers: half the price of a float32 draw.
-        bits = jax.random.bits(rngs.dropout(), x.shape, jnp.uint16)
-        keep = bits >= jnp.uint16(round(self.rate * 2**16))
-        factor = jnp.float32(1 / (1 - self.rate))
+        dropped = round(self.rate * 2**16)
+        if dropped == 2**16:
+            keep, factor = jnp.zeros(x.shape, bool), jnp.float32(1)
+        else:
+            # 16 random bits an element, compared as integers: half the price of a float32 draw.
+            keep = jax.random.bits(rngs.dropout(), x.shape, jnp.uint16) >= jnp.uint16(dropped)
+            factor = jnp.float32(1 / (1 - self.rate))
         if not isinstance(x, QuantizedTensor):
             return drop(x, keep, factor)
         assert x.offset is None

@@ -56,7 +56,7 @@ def calibrate(
 
     Args:
         model: one of this package's models; changed in place. Ranges that it already has are
-            replaced, unless a batch is refused: then they stay.
+            replaced, unless a batch is refused: then the model stays as it was.
         batches: the model's arguments by name, e.g. ``{"input_ids": ..., "attention_mask":
             ...}``; 128 to 512 sentences of the kind to be expected.
         method: one of ``METHODS``.
@@ -71,7 +71,9 @@ def calibrate(
     Raises:
         ValueError: there is no batch, or one that the model does not take; no such method, or
             nothing to search in this scheme.
+        TypeError: one batch in place of a list of them; an argument of the wrong type in one.
     """
+    check_batches(batches)
     if method not in METHODS:
         raise ValueError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
     if not 0 < percentile <= 100:
@@ -92,12 +94,15 @@ def calibrate(
     batches = itertools.chain([first], batches)
     if method in SHARES or search:
         batches = list(batches)  # token ids: small beside one batch's activations
+    training = [leaf for leaf in network.leaves().values() if not leaf.deterministic]
     network.quantize(False)
     network.eval()
     try:
         _observe(model, batches, moving=method == "moving-average")
     except BaseException:  # a batch that the model does not take; an interruption
         network.quantize(quantized)
+        for leaf in training:
+            leaf.deterministic = False
         raise
     if search:
         search_migration(model, list(batches))
@@ -106,6 +111,16 @@ def calibrate(
     if method in SHARES:
         _clip(model, batches, method, percentile)
     return network.quantize(True)
+
+
+def check_batches(batches: Any) -> None:
+    """Refuse one batch in place of several, whose names would pass for batches.
+
+    Raises:
+        TypeError: a mapping.
+    """
+    if isinstance(batches, Mapping):
+        raise TypeError("expected batches to be a list of batches, got one batch; put it in a list")
 
 
 def _observe(model: nnx.Module, batches: Batches, *, moving: bool) -> None:

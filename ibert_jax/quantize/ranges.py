@@ -49,9 +49,9 @@ def moving_bounds(
     kept = jnp.where(first, new[0], old[0]), jnp.where(first, new[1], old[1])
     low = momentum * kept[0] + (1 - momentum) * new[0]
     high = momentum * kept[1] + (1 - momentum) * new[1]
-    return low, high
+    return jnp.where(first, new[0], low), jnp.where(first, new[1], high)
 
 
 def is_empty(x_min: jax.Array, x_max: jax.Array) -> bool:
-    """Whether any part of a range was never observed (host check on concrete arrays)."""
-    return bool(np.any(np.asarray(x_min) > np.asarray(x_max)))
+    """Whether any part of a range is none: never observed, or NaN (host check, concrete arrays)."""
+    return not np.all(np.asarray(x_min) <= np.asarray(x_max))

@@ -10,7 +10,7 @@ import numpy as np
 
 from ibert_jax.checks import IGNORED_LABEL
 from ibert_jax.tokenizer import Tokenizer
-from ibert_jax.training.tasks import Task
+from ibert_jax.training.tasks import LEAST_LENGTH, Task
 
 _NOWHERE = -1
 
@@ -91,14 +91,23 @@ def tokenize(
 ) -> TokenizedExamples:
     """Tokenize examples, cutting each to `max_length` tokens, special tokens included.
 
-    A context of a question is not cut but read in windows. Lines of text (masked language
+    A context of a question is not cut but read in windows, which overlap by `task.stride` tokens,
+    or by a quarter of `max_length` where that is less. Lines of text (masked language
     modelling) are joined and cut into examples of `max_length`.
 
     Args:
       examples: from `read_examples`, of the task's kind; at least one.
       learning: leave out what can only be evaluated on: questions whose answer's place is not
         known.
+
+    Raises:
+      ValueError: `max_length` leaves no room beside the special tokens; no example to learn from.
     """
+    if max_length < LEAST_LENGTH[task.kind]:
+        raise ValueError(
+            f"expected a max_length of at least {LEAST_LENGTH[task.kind]} for {task.kind}, got "
+            f"{max_length}; where it is not the task's, the model has no more positions"
+        )
     if task.kind == "question_answering":
         return _windows(examples, tokenizer, task, max_length, learning)
     return _TOKENIZERS[task.kind](examples, tokenizer, max_length)
@@ -170,7 +179,7 @@ def _words(examples: Sequence[Any], tokenizer: Tokenizer, max_length: int) -> To
 def _windows(
     examples: Sequence[Any], tokenizer: Tokenizer, task: Task, max_length: int, learning: bool
 ) -> TokenizedExamples:
-    """Every question with windows of its context, which overlap by `task.stride` tokens.
+    """Every question with windows of its context, which overlap.
 
     Targets are the tokens at which the answer starts and ends; the first token stands for an
     answer that is not in the window.

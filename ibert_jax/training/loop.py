@@ -17,7 +17,14 @@ from ibert_jax.training.evaluation import Predict, answers_of, make_predict, mea
 from ibert_jax.training.kinds import kind_of
 from ibert_jax.training.metrics import MetricsLog
 from ibert_jax.training.options import TrainOptions
-from ibert_jax.training.prepare import Data, check_fit, load_data, load_model, note_task
+from ibert_jax.training.prepare import (
+    Data,
+    check_fit,
+    check_model,
+    load_data,
+    load_model,
+    note_task,
+)
 from ibert_jax.training.rundir import RunDirectory
 from ibert_jax.training.sharding import sharing_of
 from ibert_jax.training.stage import STAGE_NAMES, Stage, plan_stages, run_stage
@@ -45,7 +52,8 @@ def finetune(
     Args:
       options: what to do.
       model: starts from this model, with the head of the task's kind, instead of reading
-        `options.model`; it is trained in place.
+        `options.model`; it is trained in place. Dropout, labels and quantization are its own:
+        options that want others are refused.
       tokenizer: the model's, instead of the one in `options.model`.
       stream: where progress is shown; standard error by default.
 
@@ -74,6 +82,7 @@ def finetune(
     if model is None:
         model = load_model(options)
     else:
+        check_model(options, model)
         note_task(model, options.task)
     check_fit(options, model)
     data = load_data(options, model.config, tokenizer)

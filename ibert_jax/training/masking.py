@@ -54,8 +54,8 @@ class Masking:
     def room(self, length: int) -> int:
         """How many of an example's tokens are to be guessed at most.
 
-        length: that to which the example is padded. At 15 % of up to 512 tokens, chance gives more
-        to one example in 30,000 or fewer.
+        length: that to which the example is padded. At 15 % of up to 512 tokens, two of them
+        special, chance gives more to one example in 20,000 or fewer.
         """
         mean = self.probability * length
         most = mean + _DEVIATIONS * math.sqrt(mean * (1 - self.probability))

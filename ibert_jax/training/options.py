@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections.abc import Iterator, Mapping
+import os
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +16,7 @@ from ibert_jax.training.tasks import Task, load_task
 # These change how a run is carried out, but not the weights it ends with.
 _FREE = ("output", "checkpoint_every", "keep_checkpoints", "log_every", "tensorboard")
 _EVALUATION = ("dev_file", "max_dev_examples")
+_FLAGS = ("continue_float", "select_best", "bfloat16", "tensorboard")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +41,8 @@ class TrainOptions:
         those of the model.
       max_train_examples, max_dev_examples: read no more than the first so many.
       float_epochs, qat_epochs: passes over the data in each stage; 0 leaves a stage out.
-      continue_float: do the third run as well; its model is `float_continued`.
+      continue_float: do the third run as well, of `qat_epochs`, 1 or more; its model is
+        `float_continued`.
       select_best: end each stage with the weights of its best epoch on the dev file. By default
         with those of the last step: nothing is chosen.
       learning_rate, qat_learning_rate: the peak of each stage's schedule.
@@ -75,6 +78,10 @@ class TrainOptions:
       keep_checkpoints: how many of the latest are kept.
       log_every: steps between lines of the metrics file.
       tensorboard: write the metrics for TensorBoard, too, to `tensorboard/` of the run.
+
+    Raises:
+      ValueError: every value that makes no sense, in one message.
+      TypeError: one string in place of a tuple of them.
     """
 
     model: str
@@ -122,18 +129,14 @@ class TrainOptions:
     tensorboard: bool = False
 
     def __post_init__(self) -> None:
-        if isinstance(self.train_files, str):
-            raise TypeError(
-                f"TrainOptions: train_files must be a tuple of paths, got the string "
-                f"{self.train_files!r}; write ({self.train_files!r},)"
-            )
-        object.__setattr__(self, "train_files", tuple(map(str, self.train_files)))
+        object.__setattr__(self, "train_files", _texts("train_files", self.train_files))
         if self.labels is not None:
-            object.__setattr__(self, "labels", tuple(map(str, self.labels)))
+            object.__setattr__(self, "labels", _texts("labels", self.labels))
+        for name in ("model", "output", "dev_file"):
+            if isinstance(getattr(self, name), os.PathLike):
+                object.__setattr__(self, name, str(getattr(self, name)))
         for name in ("rate_factors", "bit_overrides"):
-            given = getattr(self, name)
-            pairs = given.items() if isinstance(given, Mapping) else given
-            object.__setattr__(self, name, tuple((str(key), value) for key, value in pairs))
+            object.__setattr__(self, name, _pairs(name, getattr(self, name)))
         object.__setattr__(self, "task", self._settled_task())
         problems = list(self._problems())
         if problems:
@@ -162,16 +165,23 @@ class TrainOptions:
             yield "labels must be named for tags of the hub, which only files are searched for"
         if self.select_best and not self.evaluates:
             yield "select_best needs a dev_file, got none"
+        for name in ("model", "output", "dev_file"):
+            if not (isinstance(getattr(self, name), str) or self._is_left_out(name)):
+                yield f"{name} must be a path, got {getattr(self, name)!r}"
+        for name in _FLAGS:
+            if not isinstance(getattr(self, name), bool):
+                yield f"{name} must be True or False, got {getattr(self, name)!r}"
         for name, least in _LEAST.items():
             value = getattr(self, name)
-            if value is not None and not (_is_integer(value) and value >= least):
+            if not (self._is_left_out(name) or (_is_integer(value) and value >= least)):
                 yield f"{name} must be an integer of at least {least}, got {value!r}"
         for name in ("learning_rate", "qat_learning_rate", "clip_norm"):
-            if not 0 < getattr(self, name) < float("inf"):
-                yield f"{name} must be a positive number, got {getattr(self, name)!r}"
+            value = getattr(self, name)
+            if not (_is_number(value) and 0 < value < math.inf):
+                yield f"{name} must be a positive number, got {value!r}"
         for name in ("warmup", "qat_warmup", "weight_decay", "dropout", "attention_dropout"):
             value = getattr(self, name)
-            if value is not None and not 0 <= value < 1:
+            if not (self._is_left_out(name) or (_is_number(value) and 0 <= value < 1)):
                 yield f"{name} must be at least 0 and less than 1, got {value!r}"
         for pattern, factor in self.rate_factors:
             problem = number_problem(f"rate_factors of {pattern!r}", factor, 0, math.inf, float)
@@ -186,6 +196,12 @@ class TrainOptions:
             )
         if self.float_epochs == 0 == self.qat_epochs:
             yield "float_epochs and qat_epochs must not both be 0"
+        if self.continue_float and self.qat_epochs == 0:
+            yield "continue_float goes on for qat_epochs, which must then be at least 1, got 0"
+
+    def _is_left_out(self, name: str) -> bool:
+        """Whether an option that may be None is."""
+        return getattr(self, name) is None and getattr(type(self), name, "") is None
 
     def to_dict(self) -> dict[str, Any]:
         """The fields as JSON can hold them."""
@@ -230,7 +246,6 @@ _LEAST = {
     "accumulate": 1,
     "devices": 1,
     "freeze_ranges_after": 0,
-    "max_length": 3,
     "max_train_examples": 1,
     "max_dev_examples": 1,
     "length_buckets": 1,
@@ -248,6 +263,32 @@ def _defaults() -> dict[str, Any]:
     found = {field.name: field.default for field in dataclasses.fields(TrainOptions)}
     given = {name: value for name, value in found.items() if value is not dataclasses.MISSING}
     return json.loads(json.dumps(given))
+
+
+def _texts(name: str, given: Any) -> tuple[str, ...]:
+    """Paths or names; one alone would be read letter by letter."""
+    if isinstance(given, str | os.PathLike):
+        raise TypeError(
+            f"TrainOptions: {name} must be a tuple, got {given!r} alone; write ({given!r},)"
+        )
+    if not isinstance(given, Iterable):
+        raise ValueError(f"TrainOptions: {name} must be a tuple of strings, got {given!r}")
+    return tuple(map(str, given))
+
+
+def _pairs(name: str, given: Any) -> tuple[tuple[str, Any], ...]:
+    """A table as pairs, whose order counts."""
+    try:
+        pairs = given.items() if isinstance(given, Mapping) else given
+        return tuple((str(key), value) for key, value in pairs)
+    except (TypeError, ValueError):
+        raise ValueError(
+            f"TrainOptions: {name} must map patterns of names to values, got {given!r}"
+        ) from None
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, float) or _is_integer(value)
 
 
 def _is_integer(value: Any) -> bool:

@@ -10,7 +10,8 @@ import numpy as np
 from flax import nnx
 
 from ibert_jax.checkpoints import locate
-from ibert_jax.checkpoints.files import CONFIG_FILE
+from ibert_jax.checkpoints.files import CONFIG_FILE, open_weights
+from ibert_jax.checkpoints.read import missing_from_head
 from ibert_jax.config import IBertConfig
 from ibert_jax.tokenizer import Tokenizer
 from ibert_jax.training.batches import Batcher, bucket_lengths
@@ -23,18 +24,26 @@ from ibert_jax.training.options import TrainOptions
 from ibert_jax.training.state import take_apart
 from ibert_jax.training.tasks import Task
 
+_WIDTHS = ("scheme", "weight_bits", "activation_bits", "momentum")
+"""Options that are settings of the `QuantConfig` by the same name."""
 TASK = "task"
 """Where a model's configuration keeps the table of its task."""
+_LABELLED = ("classification", "token_classification")
 _CALIBRATION_STREAM = 100
 """Of random numbers; the stages' own streams are their numbers."""
 
 
 def load_model(options: TrainOptions) -> Any:
-    """The model that the options name, with the head of the task's kind and its labels."""
+    """The model that the options name, with the head of the task's kind and its labels.
+
+    Raises:
+      ValueError: a checkpoint that cannot be read, or whose head has another number of labels.
+    """
     task, kind = options.task, kind_of(options.task)
     labels = task.labels
     if labels is None and task.kind == "token_classification":
         labels = read_tags(options.train_files, task)
+    _check_head(options, labels)
     overrides: dict[str, Any] = {
         "hidden_dropout_prob": options.dropout,
         "attention_probs_dropout_prob": options.attention_dropout,
@@ -52,10 +61,73 @@ def load_model(options: TrainOptions) -> Any:
     return model
 
 
+def _check_head(options: TrainOptions, labels: tuple[str, ...] | None) -> None:
+    """Refuse a checkpoint whose head has another number of labels; one without a head gets one."""
+    kind = kind_of(options.task)
+    wanted = kind.settings.get("num_labels")
+    if labels is not None and options.task.kind in _LABELLED:
+        wanted = len(labels)
+    directory = locate(options.model)
+    problems: list[str] = []
+    open_weights(directory, problems)  # which are told of where they are read
+    if wanted is None or problems or missing_from_head(directory, kind.head.head):
+        return
+    found = IBertConfig.from_json_file(directory / CONFIG_FILE).num_labels
+    if found != wanted:
+        raise ValueError(
+            f"expected a head with num_labels={wanted}, as the task has, in {directory}, got "
+            f"{found}; start from a checkpoint without a head, such as "
+            "IBertModel.from_pretrained(...).save_pretrained(...) writes, or with such a one"
+        )
+
+
+def check_model(options: TrainOptions, model: Any) -> None:
+    """Refuse a model that was made already where the task or the options want another.
+
+    Raises:
+      ValueError: another head; options that count only where a model is read, by name.
+    """
+    kind = kind_of(options.task)
+    if not isinstance(model, kind.head):
+        raise ValueError(
+            f"expected a model with the head of {options.task.kind}, {kind.head.__name__}, got "
+            f"{type(model).__name__}"
+        )
+    config, quantization = model.config, model.config.quantization
+    wanted = kind.settings.get("num_labels", config.num_labels)
+    if config.num_labels != wanted:
+        raise ValueError(
+            f"expected a model with num_labels={wanted} for {options.task.kind}, got "
+            f"{config.num_labels}"
+        )
+    own = {
+        **{name: getattr(quantization, name) for name in _WIDTHS},
+        "dropout": config.hidden_dropout_prob,
+        "attention_dropout": config.attention_probs_dropout_prob,
+        "force_dequant": config.force_dequant,
+        "labels": tuple(config.id2label[i] for i in range(config.num_labels)),
+    }
+    differing = [
+        f"{name}={getattr(options, name)!r} where the model has {value!r}"
+        for name, value in own.items()
+        if getattr(options, name) not in (None, value)
+    ]
+    overrides = quantization.replace(overrides=options.bit_overrides).overrides
+    if overrides != quantization.overrides[len(quantization.overrides) - len(overrides) :]:
+        differing.append(
+            f"bit_overrides={overrides!r} where the model has {quantization.overrides!r}"
+        )
+    if differing:
+        raise ValueError(
+            f"expected options as the given model has them, got {'; '.join(differing)}; make the "
+            "model so, or leave them out"
+        )
+
+
 def _quantization(options: TrainOptions) -> dict[str, Any] | None:
     """The model's `QuantConfig`, as a table, with what the options change of it."""
-    names = ("scheme", "weight_bits", "activation_bits", "momentum")
-    changes = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
+    given = {name: getattr(options, name) for name in _WIDTHS}
+    changes = {name: value for name, value in given.items() if value is not None}
     if not changes and not options.bit_overrides:
         return None
     file = locate(options.model) / CONFIG_FILE
@@ -74,7 +146,7 @@ def check_fit(options: TrainOptions, model: Any) -> None:
 
 def note_task(model: Any, task: Task) -> None:
     """Write the task into the model's configuration, which goes where the model goes."""
-    labelled = task.kind in ("classification", "token_classification")
+    labelled = task.kind in _LABELLED
     names = tuple(model.config.id2label[i] for i in range(model.config.num_labels))
     table = task.replace(labels=names if labelled else None).to_dict()
     model.config = model.config.replace(extra={**model.config.extra, TASK: table})
@@ -148,9 +220,11 @@ def batches_of(
     max_length: the task's if None; never more than the model's positions allow.
 
     Raises:
-      ValueError: the tokenizer belongs to another model, by its ids or its token types.
+      ValueError: the tokenizer belongs to another model, by its ids or its token types; the
+        length leaves no room beside the special tokens.
     """
-    longest = min(max_length or task.max_length or 128, config.max_sequence_length)
+    asked = (task.max_length or 128) if max_length is None else max_length
+    longest = min(asked, config.max_sequence_length)
     found = tokenize(examples, tokenizer, task, max_length=longest, learning=learning)
     _check_fit(found, config)
     masking = None

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
+
+from ibert_jax.settings import number_problem
 
 KINDS = (
     "classification",
@@ -29,6 +32,10 @@ METRICS = {
 }
 """What is measured of each kind, the usual choice of `Task.metric` first."""
 
+LEAST_LENGTH = {**dict.fromkeys(KINDS, 3), "question_answering": 8}
+"""Of `Task.max_length`: a token of text beside the special ones; of a question, a token of it and
+more of its context."""
+
 _FIELDS = {
     "token_classification": ("tokens", "tags"),
     "question_answering": ("question", "answers"),
@@ -37,6 +44,7 @@ _FIELDS = {
 """The usual `text` and `label` of a kind, where they are not `sentence` and `label`."""
 _BUILT_IN = Path(__file__).with_name("tasks.toml")
 _TEXTS = ("columns", "choices", "metric", "labels", "unlabelled", "hub", "splits")
+_STRINGS = ("name", "kind", "text", "pair", "label", "layout")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,8 +68,10 @@ class Task:
       metric: one of the kind's `METRICS`, or several, whose mean then counts (as in GLUE).
       layout: how files are written, one of `LAYOUTS`. None: as their names' ends tell.
       columns: the columns' names, for tables without a header line.
-      max_length: tokens at which an example is cut; questions have windows of so many.
-      stride: tokens by which the windows of a long context overlap.
+      max_length: tokens at which an example is cut, 3 or more; questions have windows of so many,
+        8 or more.
+      stride: tokens by which the windows of a long context overlap, 0 or more; a quarter of a
+        window at most, whatever is asked for.
       mask_probability: the share of tokens to be guessed in masked language modelling.
       hub: the data set's id for Hugging Face `datasets`, and its configuration, if any.
       splits: its splits for training and evaluation.
@@ -88,6 +98,32 @@ class Task:
     splits: tuple[str, ...] = ("train", "validation")
 
     def __post_init__(self) -> None:
+        problems = list(self._wrong_types())
+        if not problems:
+            self._settle()
+            problems = list(self._problems())
+        if problems:
+            raise ValueError(f"task {self.name!r}: " + "; ".join(problems))
+
+    def _wrong_types(self):
+        """Every field of text that holds something else."""
+        for name in _STRINGS:
+            value = getattr(self, name)
+            if not isinstance(value, str) and (name in ("name", "kind") or value is not None):
+                yield f"{name} must be a string, got {value!r}"
+        for name in _TEXTS:
+            value = getattr(self, name)
+            left_out = value is None is getattr(type(self), name)
+            if not left_out and not isinstance(value, Iterable):
+                yield f"{name} must be a list of strings, got {value!r}"
+
+    def _settle(self) -> None:
+        """The usual values for what was not given, and tuples for lists."""
+        for name in _TEXTS:
+            value = getattr(self, name)
+            if value is not None:
+                words = (value,) if isinstance(value, str) else tuple(map(str, value))
+                object.__setattr__(self, name, words)
         text, label = _FIELDS.get(self.kind, ("sentence", "label"))
         defaults: dict[str, Any] = {
             "text": text,
@@ -98,16 +134,8 @@ class Task:
         if self.kind == "question_answering":
             defaults["pair"] = "context"
         for name, default in defaults.items():
-            if not getattr(self, name):
+            if getattr(self, name) in (None, "", ()):
                 object.__setattr__(self, name, default)
-        for name in _TEXTS:
-            value = getattr(self, name)
-            if value is not None:
-                words = (value,) if isinstance(value, str) else tuple(map(str, value))
-                object.__setattr__(self, name, words)
-        problems = list(self._problems())
-        if problems:
-            raise ValueError(f"task {self.name!r}: " + "; ".join(problems))
 
     def _problems(self):
         """Every field that makes no sense."""
@@ -126,8 +154,13 @@ class Task:
             yield f"labels must differ from each other, got {', '.join(self.labels)}"
         if len(self.splits) != 2:
             yield f"splits must name two, for training and evaluation, got {len(self.splits)}"
-        if not 0 < self.mask_probability < 1:
-            yield f"mask_probability must be between 0 and 1, got {self.mask_probability}"
+        for name, least in (("max_length", LEAST_LENGTH[self.kind]), ("stride", 0)):
+            problem = number_problem(name, getattr(self, name), least, math.inf, int)
+            if problem is not None:
+                yield problem
+        share = self.mask_probability
+        if not isinstance(share, int | float) or not 0 < share < 1:
+            yield f"mask_probability must be between 0 and 1, got {share!r}"
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any], name: str = "task") -> Self:
@@ -170,7 +203,7 @@ def load_task(name: str | Path) -> Task:
     built_in = built_in_tasks()
     if str(name) in built_in:
         return built_in[str(name)]
-    path = Path(name)
+    path = Path(str(name))
     if path.suffix.lower() not in (".toml", ".json") or not path.is_file():
         raise ValueError(
             f"expected a task's name ({', '.join(built_in)}) or a .toml or .json file that "

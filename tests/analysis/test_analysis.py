@@ -99,6 +99,9 @@ def test_what_cannot_be_measured_is_refused(model: ib.IBertForSequenceClassifica
     for refused in (ib.sensitivity, ib.correct_biases):
         with pytest.raises(ValueError, match="never calibrated"):
             refused(fresh, [BATCH])
+    for refused in (ib.sensitivity, ib.correct_biases, ib.calibration_report):
+        with pytest.raises(TypeError, match="got one batch; put it in a list"):
+            refused(model, BATCH)
     assert all(np.array_equal(value, before[name]) for name, value in fresh.tensors().items())
 
 
@@ -128,7 +131,23 @@ def test_corrected_biases_bring_the_means_back(model: ib.IBertForSequenceClassif
     )
     assert after < before / 2
     with pytest.raises(ValueError, match="at least one batch"):
-        ib.correct_biases(corrected, [])
+        ib.correct_biases(nnx.clone(model), [])
+
+
+def test_biases_are_corrected_once(
+    model: ib.IBertForSequenceClassification, tmp_path: Path
+) -> None:
+    corrected = ib.correct_biases(nnx.clone(model), [BATCH])
+    before = corrected.tensors()
+    corrected.save_pretrained(tmp_path)
+    read = ib.IBertForSequenceClassification.from_pretrained(tmp_path)
+    for again in (corrected, nnx.clone(corrected), read):
+        with pytest.raises(ValueError, match="corrected already; load it anew"):
+            ib.correct_biases(again, [BATCH])
+    assert all(np.array_equal(value, before[name]) for name, value in corrected.tensors().items())
+    bias: Any = corrected.ibert.encoder.layer[0].output.dense.bias
+    bias[...] = bias[...] + 1  # as training would
+    ib.correct_biases(corrected, [BATCH])
 
 
 def test_few_outliers_do_not_move_the_mean() -> None:

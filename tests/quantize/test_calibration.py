@@ -96,6 +96,8 @@ def test_what_calibrate_does_not_know_is_refused() -> None:
         ib.calibrate(make(), BATCHES, "percentile", percentile=0)
     with pytest.raises(ValueError, match="at least one batch"):
         ib.calibrate(make(), [], "mse")
+    with pytest.raises(TypeError, match="a list of batches, got one batch; put it in a list"):
+        ib.calibrate(make(), BATCHES[0])
 
 
 class Network(nnx.Module):
@@ -150,6 +152,11 @@ def test_a_failed_calibration_leaves_the_one_before() -> None:
     with pytest.raises(ValueError, match="input_ids"):  # beyond the vocabulary
         ib.calibrate(model, [BATCHES[0], {"input_ids": np.full((1, 3), 99)}])
     assert model.config.quant_mode
+    assert all(leaf.deterministic for leaf in model.leaves().values())
+    model.train()
+    with pytest.raises(ValueError, match="input_ids"):
+        ib.calibrate(model, [{"input_ids": np.full((1, 3), 99)}])
+    assert not any(leaf.deterministic for leaf in model.leaves().values())
     for path, bounds in ranges(model).items():
         np.testing.assert_array_equal(bounds, before[path])
 

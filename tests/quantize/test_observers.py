@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
@@ -12,6 +13,7 @@ from flax import nnx
 import ibert_jax as ib
 from examples.own_training_loop import train
 from ibert_jax.layers.activation import QuantAct
+from ibert_jax.quantize.ranges import is_empty, moving_bounds
 from ibert_jax.quantize.schemes import ActivationFormat
 from ibert_jax.quantize.tensor import QuantizedTensor, dequantize
 
@@ -64,6 +66,18 @@ def test_observers() -> None:
     assert see(20.0) == 20.0
     act.deterministic = True
     assert see(30.0) == 20.0
+
+
+def test_the_first_observation_is_taken_as_it_is() -> None:
+    nothing = jnp.float32(jnp.inf), jnp.float32(-jnp.inf)
+    seen = jnp.float32(-3.1), jnp.float32(2.7)
+    assert moving_bounds(nothing, seen, 0.95) == seen
+
+
+def test_a_range_of_nan_is_none() -> None:
+    assert is_empty(jnp.float32(jnp.nan), jnp.float32(jnp.nan))
+    assert is_empty(jnp.asarray([0.0, jnp.inf]), jnp.asarray([1.0, -jnp.inf]))
+    assert not is_empty(jnp.zeros(2), jnp.zeros(2))
 
 
 def test_what_observers_do_not_know_is_refused() -> None:

@@ -117,6 +117,15 @@ def test_a_long_question_leaves_half_to_its_context(tokenizer: Tokenizer) -> Non
     np.testing.assert_array_equal(found.lengths, [1 + 7 + 1 + 2 + 1])
 
 
+def test_a_window_has_room_for_question_and_context(tokenizer: Tokenizer) -> None:
+    examples, task = [question("the film is a story " * 9, "elephant")], load_task("squad")
+    for length in (8, 9, 10, 11):
+        found = tokenize(examples, tokenizer, task, max_length=length)
+        assert max(found.lengths) == length
+    with pytest.raises(ValueError, match="at least 8 for question_answering, got 7"):
+        tokenize(examples, tokenizer, task, max_length=7)
+
+
 @given(st.integers(1, 12), st.integers(1, 5), st.integers(0, 1000))
 def test_best_span_is_the_best(length: int, longest: int, seed: int) -> None:
     """Against every span there is."""

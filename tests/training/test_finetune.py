@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 import os
@@ -18,7 +19,7 @@ import numpy as np
 import pytest
 
 from ibert_jax.checkpoints import read_checkpoint
-from ibert_jax.models import IBertForSequenceClassification
+from ibert_jax.models import IBertForSequenceClassification, IBertModel
 from ibert_jax.tokenizer import Tokenizer
 from ibert_jax.training import (
     TrainOptions,
@@ -28,7 +29,7 @@ from ibert_jax.training import (
     read_examples,
     task_of,
 )
-from ibert_jax.training.prepare import load_model
+from ibert_jax.training.prepare import check_model, load_model
 
 _SCRIPT = """
 import json, sys
@@ -271,8 +272,45 @@ def test_patterns_without_effect_are_refused_before_training(
             finetune(options, stream=io.StringIO())
 
 
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"dropout": 0.3}, "dropout=0.3 where the model has 0.1"),
+        ({"weight_bits": 4, "scheme": "reference"}, "scheme='reference' .*; weight_bits=4 where"),
+        ({"bit_overrides": {"embeddings.*": {"weight_bits": 4}}}, r"bit_overrides=.* has \(\)"),
+        ({"labels": ("bad", "good")}, "labels=.* where the model has .*'negative', 'positive'"),
+        ({"task": "stsb"}, "expected a model with num_labels=1 for regression, got 2"),
+        ({"task": "ner"}, "IBertForTokenClassification, got IBertForSequenceClassification"),
+    ],
+)
+def test_options_that_a_given_model_contradicts(
+    changes: dict[str, Any], said: str, make_options: MakeOptions, tmp_path: Path
+) -> None:
+    model = IBertForSequenceClassification.from_pretrained(make_options(tmp_path).model)
+    with pytest.raises(ValueError, match=said):
+        finetune(make_options(tmp_path / "run", **changes), model=model, stream=io.StringIO())
+    assert not (tmp_path / "run").exists()
+
+
+def test_options_that_a_given_model_agrees_with(make_options: MakeOptions, tmp_path: Path) -> None:
+    overrides = {"embeddings.*": {"weight_bits": 4}}
+    changes = {"dropout": 0.2, "weight_bits": 7, "bit_overrides": overrides}
+    options = make_options(tmp_path, labels=("negative", "positive"), **changes)
+    check_model(options, load_model(options))
+
+
+def test_a_head_for_other_labels(make_options: MakeOptions, tmp_path: Path) -> None:
+    options = make_options(tmp_path / "run", labels=("a", "b", "c"))
+    with pytest.raises(ValueError, match=r"num_labels=3, .*, got 2; start from .* without a head"):
+        load_model(options)
+    IBertModel.from_pretrained(options.model).save_pretrained(tmp_path)
+    again = dataclasses.replace(options, model=str(tmp_path))
+    assert load_model(again).config.label2id == {"a": 0, "b": 1, "c": 2}
+
+
 def test_a_loss_that_is_not_finite_ends_the_run(make_options: MakeOptions, tmp_path: Path) -> None:
-    options = make_options(tmp_path / "run", learning_rate=1e30, max_steps=5, qat_epochs=0)
+    changes = {"learning_rate": 1e30, "max_steps": 5, "qat_epochs": 0, "continue_float": False}
+    options = make_options(tmp_path / "run", **changes)
     with pytest.raises(ValueError, match=r"expected a finite loss, got nan .*lower its learning"):
         finetune(options, stream=io.StringIO())
 

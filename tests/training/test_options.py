@@ -27,6 +27,7 @@ def make_options(**changes: Any) -> TrainOptions:
         ({"labels": ("a", "a")}, "labels must differ"),
         ({"select_best": True}, "select_best needs a dev_file"),
         ({"task": "nonsense"}, "expected a task's name .*wikitext2.* got 'nonsense'"),
+        ({"task": 5}, "expected a task's name .* got '5'"),
         ({"batch_size": 0}, "batch_size must be an integer of at least 1, got 0"),
         ({"float_epochs": 1.5}, "float_epochs must be an integer of at least 0, got 1.5"),
         ({"seed": -1}, "seed must be an integer of at least 0"),
@@ -35,6 +36,15 @@ def make_options(**changes: Any) -> TrainOptions:
         ({"dropout": 1.0}, "dropout must be at least 0 and less than 1, got 1.0"),
         ({"float_epochs": 0, "qat_epochs": 0}, "must not both be 0"),
         ({"seed": -1, "warmup": 2}, "seed must .*; warmup must"),
+        ({"continue_float": True, "qat_epochs": 0}, "continue_float goes on for qat_epochs"),
+        ({"learning_rate": "1e-5"}, "learning_rate must be a positive number, got '1e-5'"),
+        ({"warmup": "0.1", "clip_norm": None}, "clip_norm must .* got None; warmup must .* '0.1'"),
+        ({"float_epochs": None}, "float_epochs must be an integer of at least 0, got None"),
+        ({"bfloat16": "no"}, "bfloat16 must be True or False, got 'no'"),
+        ({"model": 3}, "model must be a path, got 3"),
+        ({"train_files": None}, "train_files must be a tuple of strings, got None"),
+        ({"rate_factors": 10}, "rate_factors must map patterns of names to values, got 10"),
+        ({"max_length": 0}, "max_length must be an integer at least 3, got 0"),
     ],
 )
 def test_refused(changes: dict[str, Any], message: str) -> None:
@@ -42,9 +52,15 @@ def test_refused(changes: dict[str, Any], message: str) -> None:
         make_options(**changes)
 
 
-def test_one_path_is_not_a_tuple() -> None:
-    with pytest.raises(TypeError, match=r"write \('t.tsv',\)"):
-        make_options(train_files="t.tsv")
+@pytest.mark.parametrize("name", ["train_files", "labels"])
+def test_one_string_is_not_a_tuple(name: str) -> None:
+    with pytest.raises(TypeError, match=rf"{name} must be a tuple, .*; write \('bad',\)"):
+        make_options(**{name: "bad"})
+
+
+def test_paths_become_strings() -> None:
+    options = make_options(model=Path("m"), output=Path("o"), dev_file=Path("d.tsv"))
+    assert options == make_options(dev_file="d.tsv")
 
 
 def test_a_run_is_continued_with_its_own_options_only(tmp_path: Path) -> None:

@@ -53,6 +53,13 @@ def test_one_number_that_counts() -> None:
         ("kind = 'multiple_choice'", "choices must be given for multiple_choice"),
         ("kind = 'classification'\nlabels = ['a', 'a']", "labels must differ"),
         ("kind = 'masked_lm'\nmask_probability = 1", "mask_probability must be between"),
+        ("kind = 'masked_lm'\nmask_probability = 'a'", "mask_probability must be .*, got 'a'"),
+        ("kind = 'masked_lm'\nmax_length = 'a'", "max_length must be an integer, got 'a'"),
+        ("kind = 'masked_lm'\nmax_length = 0", "max_length must be an integer at least 3, got 0"),
+        ("kind = 'question_answering'\nmax_length = 7", "max_length must .* at least 8, got 7"),
+        ("kind = 'question_answering'\nstride = -3", "stride must be .* at least 0, got -3"),
+        ("kind = ['regression']", r"kind must be a string, got \['regression'\]"),
+        ("kind = 'regression'\ntext = 1\nmetric = 2", "text must be a string.*; metric must be a"),
         ("kind = ", "could not read it"),
     ],
 )
