@@ -20,6 +20,11 @@ def temporary_name(path: Path) -> Path:
     return path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.tmp")
 
 
+def is_temporary(name: str) -> bool:
+    """Whether a file is called as ``temporary_name`` calls one: what a killed process left."""
+    return name.startswith(".") and name.endswith(".tmp")
+
+
 def write_whole(path: str | os.PathLike[str], content: bytes | str) -> None:
     """Write a file, text as UTF-8; what was there before stays until the new one is complete."""
     path = Path(path)
@@ -73,6 +78,8 @@ def alone_in(directory: Path, patience: float = 0.0) -> Iterator[None]:
                     time.sleep(0.02)
         yield
     finally:
+        with suppress(OSError):
+            unlock(folder)  # which to close it is not enough, where a child has it open, too
         os.close(folder)
 
 
@@ -94,6 +101,15 @@ def lock(descriptor: int, path: Path) -> None:
             f"expected to be alone in writing {path}, another process does so; wait for it, or "
             "choose another place"
         ) from None
+
+
+def unlock(descriptor: int) -> None:
+    """Undo ``lock``."""
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        return
+    fcntl.flock(descriptor, fcntl.LOCK_UN)
 
 
 def read_json_object(path: str | os.PathLike[str]) -> dict[str, Any]:

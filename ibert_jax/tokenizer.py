@@ -316,7 +316,8 @@ def _check_size(backend: Any, directory: Path) -> None:
     """Refuse a tokenizer of another kind than the vocabulary, which transformers leaves empty."""
     words = directory / "vocab.txt"
     if words.is_file():
-        count = len(words.read_text(encoding="utf-8").splitlines())
+        lines = words.read_text(encoding="utf-8").split("\n")  # and at no other sign
+        count = len({line.rstrip("\r") for line in lines} - {""})
         if backend.get_vocab_size() < count:
             raise ValueError(
                 f"expected the {count} entries of {words} in its tokenizer, transformers made one "

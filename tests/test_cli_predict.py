@@ -149,7 +149,7 @@ def test_what_cannot_be_done(
     assert "got id, stars, review; name the columns" in message
     message = _fails(capsys, model, "--file", table, "--column", "review")
     assert f"line 6 of {table}: expected 3 cells, as in the header, got 1; mend it" in message
-    for more in ((), ("--json",), ("--output", output)):
+    for more in (("--json",), ("--output", output)):
         kept = ("--file", table, "--column", "review", "--keep", "label", *more)
         table.write_bytes(gzip.compress(b"label,review\n0,good\n"))
         assert f"'label'; rename the column in {table}" in _fails(capsys, model, *kept)

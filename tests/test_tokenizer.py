@@ -98,8 +98,9 @@ def test_a_tokenizer_of_another_kind_than_its_vocabulary(tmp_path: Path) -> None
     (tmp_path / "config.json").write_text('{"model_type": "ibert"}')
     with pytest.raises(ValueError, match=r"expected the 10 entries of .*set tokenizer_class"):
         Tokenizer.load(tmp_path)
-    config = IBertConfig.from_dict({"model_type": "bert", "vocab_size": len(WORDS)})
+    config = IBertConfig.from_dict({"model_type": "bert"})
     config.save(tmp_path / "config.json")
+    (tmp_path / "vocab.txt").write_text("\n".join([*WORDS, "a\u2028b", "bad"]) + "\n\n\n")
     assert Tokenizer.load(tmp_path).encode(["good film"])[0].ids.tolist() == [2, 5, 7, 3]
 
 

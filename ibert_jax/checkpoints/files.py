@@ -13,9 +13,9 @@ from typing import Any
 import ml_dtypes  # noqa: F401  makes "bfloat16" a dtype that NumPy, hence safetensors, knows
 import numpy as np
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 
-from ibert_jax.files import read_json_object
+from ibert_jax.files import naming, read_json_object
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
@@ -82,6 +82,11 @@ def open_weights(directory: Path, problems: list[str]) -> dict[str, Entry]:
 def open_file(path: Path, problems: list[str]) -> dict[str, Entry]:
     """The tensors of one safetensors file; adds to ``problems`` if it cannot be read."""
     try:
+        path.open("rb").close()
+    except OSError as error:  # of which safetensors says that there is no such file
+        problems.append(f"{path.name} cannot be read: {error.strerror}; may you read it?")
+        return {}
+    try:
         file = safe_open(path, framework="np")
         return {key: Entry(file, key) for key in file.keys()}  # noqa: SIM118  no mapping
     except (SafetensorError, OSError) as error:
@@ -145,12 +150,12 @@ def sha256(path: Path) -> str:
 def write_tensors(path: Path, tensors: Mapping[str, np.ndarray], info: Mapping[str, str]) -> None:
     """Writes one safetensors file, in the order of the names; same content, same bytes."""
     ordered = {name: np.asarray(tensors[name], order="C") for name in sorted(tensors)}
-    save_file(ordered, path, metadata=dict(info))
+    content = save(ordered, metadata=dict(info))
+    size = int.from_bytes(content[:8], "little")
+    text = content[8 : 8 + size]
     if len(info) > 1:  # the library writes these in random order
-        with path.open("r+b") as file:
-            size = int.from_bytes(file.read(8), "little")
-            header = json.loads(file.read(size))
-            header["__metadata__"] = dict(sorted(info.items()))
-            text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
-            file.seek(8)
-            file.write(text.ljust(size))
+        header = {**json.loads(text), "__metadata__": dict(sorted(info.items()))}
+        text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode().ljust(size)
+    with naming(path), path.open("wb") as file:
+        for part in (content[:8], text, memoryview(content)[8 + size :]):
+            file.write(part)

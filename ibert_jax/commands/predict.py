@@ -175,7 +175,8 @@ def _show(args: argparse.Namespace, rows: Iterator[Row], source: Source | None) 
     predictor = _predictor(args)
     if source is not None:
         source.known = predictor.task.columns
-        refuse_kept(predictor, source, inputs=not args.no_text)
+        if args.json:  # what is kept is shown nowhere else
+            refuse_kept(predictor, source, inputs=not args.no_text)
     waiting: deque[Row] = deque()
     answers = predictor.predict(_asked(predictor, rows, waiting, source))
     shown = console.progress(answers, what="sentences")

@@ -59,7 +59,7 @@ class Graph:
 
     def constant(self, array: np.ndarray) -> str:
         """The name of a constant; equal ones are kept once."""
-        array = np.ascontiguousarray(array)
+        array = np.asarray(array, order="C")  # not ascontiguousarray, to which a scalar is a row
         if array.dtype == np.uint32:
             array = array.astype(np.int64)
         key = array.dtype.str, array.shape, array.tobytes()

@@ -118,9 +118,18 @@ def save(model: IntegerModel, directory: str | os.PathLike[str], certificate: An
     text = json.dumps(manifest, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
     with alone_in(folder, patience=60):  # two at once would leave halves of both
         write_whole(_upcoming(folder, digest), packed)
+        certificate_before = _content(folder / CERTIFICATE_FILE)
         (folder / CERTIFICATE_FILE).unlink(missing_ok=True)  # of what is replaced now
-        write_whole(folder / MANIFEST_FILE, text)  # by which ``load`` finds the tensors
+        try:
+            write_whole(folder / MANIFEST_FILE, text)  # by which ``load`` finds the tensors
+        except OSError:  # a full disk: what was there before stays, whole
+            _upcoming(folder, digest).unlink(missing_ok=True)
+            if certificate_before is not None:
+                write_whole(folder / CERTIFICATE_FILE, certificate_before)
+            raise
         _upcoming(folder, digest).replace(folder / TENSORS_FILE)
+        for left in folder.glob(f".*.{TENSORS_FILE}*"):  # by a save that was killed
+            left.unlink(missing_ok=True)
         if certificate is not None:
             save_certificate(certificate, folder)
 
@@ -169,14 +178,23 @@ def load(directory: str | os.PathLike[str]) -> IntegerModel:
             that are not the integers', or a certificate of another model.
     """
     folder = Path(directory)
-    manifest = read_json_object(folder / MANIFEST_FILE)
+    manifest = folder / MANIFEST_FILE
     while True:
+        before = _version(manifest)
         try:
-            return _load(folder, manifest)
+            return _load(folder, read_json_object(manifest))
         except (FileNotFoundError, ValueError):
-            before, manifest = manifest, read_json_object(folder / MANIFEST_FILE)
-            if manifest == before:  # else the rest was that of another model by then
+            if _version(manifest) == before:  # else the rest was that of another model by then
                 raise
+
+
+def _version(path: Path) -> tuple[int, int] | None:
+    """What tells a file from one that was put in its place; None if there is none."""
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return None
+    return found.st_ino, found.st_mtime_ns
 
 
 def _load(folder: Path, manifest: dict[str, Any]) -> IntegerModel:
@@ -212,9 +230,11 @@ def _load(folder: Path, manifest: dict[str, Any]) -> IntegerModel:
 
 
 def _check_certificate(path: Path, model: IntegerModel) -> None:
-    if not path.is_file():
+    try:
+        certified = read_json_object(path).get("model_hash")
+    except FileNotFoundError:
         return
-    certified, found = read_json_object(path).get("model_hash"), sha256(model)
+    found = sha256(model)
     if certified != found:
         raise ValueError(
             f"{path} certifies the model {str(certified)[:12]}, the one beside it is {found[:12]}: "

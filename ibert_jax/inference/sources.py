@@ -187,7 +187,7 @@ class Source:
         names = [name.strip() for name in header]
         if problem is not None:
             raise ValueError(f"expected the names of columns in {self.name}: {problem}")
-        if self.format == "csv":
+        if self.format == "csv" and not set(self._columns) & set(names):
             check_commas(names, self.name)
         chosen = self._chosen(names)
         check_columns(names, (*chosen, *self._keep), self.name)

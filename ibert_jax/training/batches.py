@@ -79,7 +79,7 @@ class Batcher:
         seed: non-negative integers (a run's seed, stage, epoch) that alone decide the order, and
             what is masked.
         """
-        random = np.random.Generator(np.random.PCG64(np.random.SeedSequence(seed)))
+        random = _random(seed)
         groups = self._groups([random.permutation(members) for members in self._members])
         order = random.permutation(len(groups))
         for number, index in enumerate(order[start:], start):
@@ -87,9 +87,12 @@ class Batcher:
             yield self._batch(length, members, (*seed, number))
 
     def in_order(self) -> Iterator[tuple[Batch, np.ndarray]]:
-        """The batches by bucket, unshuffled, each with its examples' numbers, int64."""
-        for number, (length, members) in enumerate(self._groups(self._members)):
-            yield self._batch(length, members, (number,)), members
+        """The batches by bucket, unshuffled, each with its examples' numbers, int64.
+
+        What is masked in an example depends on it and its number alone.
+        """
+        for length, members in self._groups(self._members):
+            yield self._batch(length, members), members
 
     def _groups(self, members: list[np.ndarray]) -> list[tuple[int, np.ndarray]]:
         return [
@@ -98,7 +101,10 @@ class Batcher:
             for start in range(0, len(some), self.batch_size)
         ]
 
-    def _batch(self, length: int, members: np.ndarray, seed: tuple[int, ...]) -> Batch:
+    def _batch(
+        self, length: int, members: np.ndarray, seed: tuple[int, ...] | None = None
+    ) -> Batch:
+        """seed: of what is masked in all examples together; None, in each by itself."""
         examples, choices = self.examples, self.examples.choices
         rows = np.resize(members[:1], self.batch_size)
         rows[: len(members)] = members
@@ -116,14 +122,32 @@ class Batcher:
         if examples.token_targets is not None:
             labels = padded(examples.token_targets, IGNORED_LABEL)
             if self.masking is not None:
-                random = np.random.Generator(np.random.PCG64(np.random.SeedSequence(seed)))
-                inputs["input_ids"], labels = self.masking(ids, labels, random)
+                if seed is None:
+                    ids, labels = self._masked_alone(rows, ids, labels)
+                else:
+                    ids, labels = self.masking(ids, labels, _random(seed))
+                inputs["input_ids"] = ids
                 inputs["scored_tokens"], labels = guesses(labels, self.masking.room(length))
             targets["labels"] = labels
         if examples.types is not None:
             inputs["token_type_ids"] = padded(examples.types, 0)
         weights = (np.arange(self.batch_size) < len(members)).astype(np.float32)
         return Batch(inputs, targets, weights)
+
+    def _masked_alone(
+        self, rows: np.ndarray, ids: np.ndarray, labels: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Each row masked as the example of its number, whatever is beside it, and its padding."""
+        assert self.masking is not None
+        ids, labels = ids.copy(), labels.copy()
+        for row, number in enumerate(rows.tolist()):
+            own = row, slice(int(self.examples.lengths[number]))
+            ids[own], labels[own] = self.masking(ids[own], labels[own], _random((number,)))
+        return ids, labels
+
+
+def _random(seed: tuple[int, ...]) -> np.random.Generator:
+    return np.random.Generator(np.random.PCG64(np.random.SeedSequence(seed)))
 
 
 def bucket_lengths(lengths: np.ndarray, buckets: int) -> tuple[int, ...]:

@@ -159,10 +159,9 @@ def _asked(row: Row, task: Task, labels: Labels) -> QuestionExample | None:
     fields = row.fields
     found = row.field(task.label if task.label in fields or "answer" not in fields else "answer")
     if isinstance(found, dict):
-        texts: list[Any] = list(found.get("text", ()))
-        starts: list[Any] = list(found.get("answer_start", ()))
+        texts, starts = (_several(found.get(name, ())) for name in ("text", "answer_start"))
     else:
-        several = found if isinstance(found, list) else [found]
+        several = _several(found)
         texts = [one.get("text") if isinstance(one, dict) else one for one in several]
         starts = [one.get("answer_start") if isinstance(one, dict) else None for one in several]
     if not all(isinstance(text, str) for text in texts):
@@ -170,10 +169,22 @@ def _asked(row: Row, task: Task, labels: Labels) -> QuestionExample | None:
     if not any(map(str.strip, texts)):
         return None  # unanswerable, which SQuAD 1.1 does not know
     start = starts[0] if starts else None
+    if isinstance(start, bool) or not isinstance(start, int | None):
+        raise ValueError(
+            f"expected answers that start at a whole number of characters in {row.where}, got "
+            f"{start!r}"
+        )
     if start is None or not context.startswith(texts[0], start):
         start = context.index(texts[0]) if context.count(texts[0]) == 1 else None
     number = str(fields.get("id", row.where))
     return QuestionExample(number, row.text(task.text), context, tuple(texts), start)
+
+
+def _several(found: Any) -> list[Any]:
+    """A list, also of what stands alone; of null an empty one."""
+    if found is None:
+        return []
+    return list(found) if isinstance(found, list | tuple) else [found]
 
 
 def _chosen(row: Row, task: Task, labels: Labels) -> ChoiceExample:

@@ -125,7 +125,6 @@ class _Finetuning:
         started = time.monotonic()
         current, state = self._resume()
         step = 0 if state is None else int(state.step)
-        bests = []
         board = self.directory.tensorboard if self.options.tensorboard else None
         position = current, step
         with MetricsLog(self.directory.metrics, position, STAGE_NAMES, board=board) as log:
@@ -149,7 +148,6 @@ class _Finetuning:
                 state = None
                 if best is not None:
                     best.take()
-                    bests.append(best)
                 self._evaluate(stage.name)
                 self._write_model(stage.name)
         task = self.options.task
@@ -161,8 +159,10 @@ class _Finetuning:
             "seconds": round(time.monotonic() - started, 1),
         }
         self.directory.write_summary(summary)
-        for best in bests:  # not before: a run that is cut short still needs them
-            best.forget()
+        for stage in self.stages:  # not before: a run that is cut short still needs them
+            best = self._best(stage)
+            if best is not None:
+                best.forget()
         return summary
 
     def _resume(self) -> tuple[int, TrainState | None]:

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from ibert_jax.files import alone_in
+from ibert_jax.files import alone_in, is_temporary
 from ibert_jax.training.metrics import write_json
 from ibert_jax.training.options import TrainOptions
 
@@ -36,6 +36,7 @@ class RunDirectory:
         if self.path.exists() and not self.path.is_dir():
             raise NotADirectoryError(f"expected a folder for the run, {self.path} is a file")
         found = {path.name for path in self.path.iterdir()} if self.path.is_dir() else set()
+        found = {name for name in found if not is_temporary(name)}  # of a run killed as it began
         if self._options.name in found:
             if found != {self._options.name}:  # else that run never came to anything
                 self._compare(options)

@@ -242,7 +242,7 @@ def test_a_failed_write_leaves_the_old_files(directory: Path, monkeypatch: pytes
     def full_disk(*_: object, **__: object) -> None:
         raise OSError("no space left on device")
 
-    monkeypatch.setattr("ibert_jax.checkpoints.files.save_file", full_disk)
+    monkeypatch.setattr("ibert_jax.checkpoints.files.save", full_disk)
     with pytest.raises(OSError, match="no space left"):
         write_checkpoint(directory, CONFIG, random_tensors())
     assert {path.name: path.read_bytes() for path in directory.iterdir()} == before

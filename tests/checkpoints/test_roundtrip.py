@@ -399,6 +399,19 @@ def test_the_same_content_is_the_same_bytes(tmp_path: Path):
     assert len(written) == 1
 
 
+def test_tensors_are_written_as_any_file_is(tmp_path: Path):
+    """Errors are the system's and name the file; whoever may read others may read this one."""
+    tensors, info = {"x": np.arange(3, dtype=np.float32)}, {"format": "pt"}
+    with pytest.raises(FileNotFoundError) as error:
+        write_tensors(tmp_path / "absent" / "a", tensors, info)
+    assert error.value.filename == str(tmp_path / "absent" / "a")
+    write_tensors(tmp_path / "a", tensors, info)
+    (tmp_path / "b").touch()
+    assert (tmp_path / "a").stat().st_mode == (tmp_path / "b").stat().st_mode
+    with safe_open(tmp_path / "a", "np") as file:
+        assert file.metadata() == info
+
+
 def test_hugging_face_gets_the_extremes_of_our_ranges(calibrated: Path):
     state = arrays(load("ForSequenceClassification", calibrated))
 

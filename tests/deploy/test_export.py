@@ -174,7 +174,16 @@ def test_onnx_holds_no_float(folder: Path) -> None:
     assert len(products) == 2 * 8 + 2
 
 
-@pytest.mark.parametrize("kind", [ib.IBertForMultipleChoice, ib.IBertForMaskedLM, ib.IBertModel])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        ib.IBertForMultipleChoice,
+        ib.IBertForMaskedLM,
+        ib.IBertForQuestionAnswering,
+        ib.IBertForTokenClassification,
+        ib.IBertModel,
+    ],
+)
 def test_other_heads_in_the_published_scheme(
     kind: type, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -189,6 +198,7 @@ def test_other_heads_in_the_published_scheme(
     for name in told["outputs"]:
         assert golden[name].any()
         assert str(golden[name].dtype) == told["outputs"][name]["dtype"]
+        assert found[name].shape == golden[name].shape
         np.testing.assert_array_equal(found[name], golden[name])
 
 

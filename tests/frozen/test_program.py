@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
+import os
+import signal
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -16,6 +20,7 @@ import pytest
 
 import ibert_jax as ib
 from ibert_jax.files import alone_in
+from ibert_jax.frozen import storage
 from ibert_jax.frozen.storage import MANIFEST_FILE, TENSORS_FILE
 
 from .conftest import case, inputs, make
@@ -201,6 +206,28 @@ def test_a_save_that_is_killed_leaves_one_of_the_two_models(
     assert ib.IntegerModel.load(tmp_path).sha256() == new.sha256()
 
 
+def test_a_save_that_finds_the_disk_full_leaves_what_was_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old, new = (case(scheme).program for scheme in SCHEMES)
+    old.save(tmp_path, ib.certify(old, batch_size=1, sequence_length=8, overflow=False))
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    write = storage.write_whole
+
+    def full(path: Path, content: Any) -> None:
+        if path.name == MANIFEST_FILE:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        write(path, content)
+
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="No space left"):
+        patch.setattr(storage, "write_whole", full)
+        new.save(tmp_path)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+    (tmp_path / f".0.{TENSORS_FILE}").touch()  # as a save that was killed leaves one
+    new.save(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [MANIFEST_FILE, TENSORS_FILE]
+
+
 def test_models_saved_at_once_leave_one_of_them(tmp_path: Path) -> None:
     """By several threads, as by several processes; whoever loads meanwhile gets one, too."""
     programs = [case(scheme).program for scheme in SCHEMES]
@@ -214,6 +241,22 @@ def test_models_saved_at_once_leave_one_of_them(tmp_path: Path) -> None:
             each.result()
     assert ib.IntegerModel.load(tmp_path).sha256() in names
     assert sorted(path.name for path in tmp_path.iterdir()) == [MANIFEST_FILE, TENSORS_FILE]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no processes by fork")
+@pytest.mark.filterwarnings("ignore:.*fork")
+def test_a_folder_is_free_though_a_child_has_it_open(tmp_path: Path) -> None:
+    with alone_in(tmp_path):
+        child = os.fork()
+        if not child:
+            time.sleep(60)
+            os._exit(0)
+    try:
+        with alone_in(tmp_path):
+            pass
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
 
 
 def test_a_folder_that_is_held_is_refused_in_the_end(tmp_path: Path) -> None:

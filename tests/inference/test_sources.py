@@ -260,6 +260,8 @@ def test_other_separators_are_not_taken_for_commas(tmp_path: Path, sign: str, ca
     path.write_text(f"review{sign}stars\ngood film{sign}1\n")
     with pytest.raises(ValueError, match=rf"expected commas .* got {called}; save it with commas"):
         list(Source(path))
+    path.write_text(f'"a{sign} b"\ngood\n')
+    assert [row.cells for row in Source(path, columns=[f"a{sign} b"])] == [("good",)]
     path.write_text(f"review\ngood{sign} film\n")
     assert [row.cells for row in Source(path)] == [(f"good{sign} film",)]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from collections import Counter
 
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 
 from ibert_jax.training.batches import Batch, Batcher, bucket_lengths
 from ibert_jax.training.features import TokenizedExamples
+from ibert_jax.training.masking import Masking
 
 PAD = 1
 
@@ -79,6 +81,27 @@ def test_an_epoch_can_be_entered_anywhere(batcher: Batcher) -> None:
 def test_lengths_are_mixed_over_an_epoch(batcher: Batcher) -> None:
     widths = [batch.inputs["input_ids"].shape[1] for batch in batcher.epoch((0,))]
     assert widths != sorted(widths)
+
+
+@pytest.mark.parametrize(("batch_size", "buckets"), [(1, 3), (4, 1), (32, 2)])
+def test_what_is_masked_to_evaluate_depends_on_the_example_alone(
+    batch_size: int, buckets: int
+) -> None:
+    lengths = np.random.default_rng(0).integers(4, 60, 30)
+    found = make_examples(lengths.tolist())
+    found = dataclasses.replace(found, token_targets=found.tokens)
+    masking = Masking(0.15, 99, 90)
+    batcher = Batcher(
+        found, batch_size=batch_size, pad_token_id=PAD, buckets=buckets, masking=masking
+    )
+    want = {}
+    for number, tokens in enumerate(np.split(found.tokens, found.starts[1:-1])):
+        random = np.random.Generator(np.random.PCG64(np.random.SeedSequence((number,))))
+        want[number] = masking(tokens, tokens, random)[0].tolist()
+    for batch, members in batcher.in_order():
+        for row, number in zip(batch.inputs["input_ids"], members.tolist(), strict=False):
+            assert row[: lengths[number]].tolist() == want[number]
+            assert (row[lengths[number] :] == PAD).all()
 
 
 def test_in_order_names_its_sentences(batcher: Batcher) -> None:

@@ -174,7 +174,16 @@ def test_questions(tmp_path: Path, name: str, content: Any, indent: int | None) 
 
 @pytest.mark.parametrize(
     ("answer", "start"),
-    [("an", None), ("cow", None), ([{"text": "an", "answer_start": 7}], 7), ([], "none")],
+    [
+        ("an", None),
+        ("cow", None),
+        ([{"text": "an", "answer_start": 7}], 7),
+        ({"text": "an", "answer_start": 7}, 7),
+        ({"text": "an owl"}, 15),
+        ({"text": ["an owl"], "answer_start": None}, 15),
+        ([], "none"),
+        (None, "none"),
+    ],
 )
 def test_answers_have_a_place_where_they_occur_once(
     tmp_path: Path, answer: Any, start: Any
@@ -184,6 +193,14 @@ def test_answers_have_a_place_where_they_occur_once(
     path = write(tmp_path / "a.json", [row, {**row, "answers": "ox"}])
     found = read(path, load_task("squad"), {})
     assert [example.start for example in found] == ([3] if start == "none" else [start, 3])
+
+
+@pytest.mark.parametrize("start", [0.0, "0", True])
+def test_an_answer_starts_at_a_whole_number(tmp_path: Path, start: Any) -> None:
+    answers = [{"text": "An", "answer_start": start}]
+    row = {"context": "An ox.", "question": "Who?", "answers": answers}
+    with pytest.raises(ValueError, match=f"whole number of characters in .*, got {start!r}"):
+        read(write(tmp_path / "a.json", [row]), load_task("squad"), {})
 
 
 def test_choices(tmp_path: Path) -> None:

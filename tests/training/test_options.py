@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from ibert_jax.files import temporary_name
 from ibert_jax.training.metrics import MetricsLog
 from ibert_jax.training.options import TrainOptions
 from ibert_jax.training.rundir import RunDirectory
@@ -87,6 +88,11 @@ def test_a_run_is_alone_in_its_folder(tmp_path: Path) -> None:
 def test_only_what_differs_is_told() -> None:
     told = make_options(text_column="comment").differences(make_options().to_dict())
     assert told[0] == "task.text was 'sentence' and is 'comment'"
+
+
+def test_a_run_killed_as_it_began_begins_anew(tmp_path: Path) -> None:
+    temporary_name(tmp_path / "options.json").touch()
+    RunDirectory(make_options(output=str(tmp_path)))
 
 
 def test_foreign_folders_are_left_alone(tmp_path: Path) -> None:
