@@ -158,6 +158,7 @@ def _asked(row: Row, task: Task, labels: Labels) -> QuestionExample | None:
     context = row.text(str(task.pair))
     fields = row.fields
     found = row.field(task.label if task.label in fields or "answer" not in fields else "answer")
+    texts: list[Any]
     if isinstance(found, dict):
         texts, starts = (_several(found.get(name, ())) for name in ("text", "answer_start"))
     else:
