@@ -163,7 +163,10 @@ class IBertPreTrainedModel(nnx.Module):
         make: Any = cls  # every model takes its configuration and rngs
         rngs = nnx.Rngs(0) if rngs is None else rngs
         model: Self = make(checkpoint.config, rngs=LateRngs(rngs), **parts)
-        tensors, mine = {**checkpoint.tensors, **checkpoint.ranges}, dict(model._variables())
+        mine = dict(model._variables())
+        # Of another head's ranges only those of what both have.
+        ranges = {name: value for name, value in checkpoint.ranges.items() if name in mine}
+        tensors = {**checkpoint.tensors, **ranges}
         if parts:  # what belongs to a part that is not wanted
             tensors = {name: value for name, value in tensors.items() if name in mine}
         for name in model.load_tensors(tensors):

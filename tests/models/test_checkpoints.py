@@ -106,6 +106,19 @@ def test_the_classifier_of_another_task_is_not_taken(
     assert not np.array_equal(ours.tensors()["classifier.weight"], other)
 
 
+@pytest.mark.parametrize("task", HEADS)
+def test_a_calibrated_model_is_read_for_any_head(task: str, tmp_path: Path) -> None:
+    """With the ranges of the encoder; those of its own head go where there is no place for them."""
+    make("IBert", "ForTokenClassification").save_pretrained(tmp_path)
+    model = ib.IBertForTokenClassification.from_pretrained(tmp_path)
+    ib.calibrate(model, [BATCH]).save_pretrained(tmp_path)
+    found = getattr(ib, f"IBert{task}").from_pretrained(tmp_path).tensors()
+    own = [name for name in model.tensors() if name.startswith(("embeddings.", "encoder."))]
+    assert any(name.endswith("x_min") for name in own)
+    for name in own:
+        np.testing.assert_array_equal(found[name], model.tensors()[name], err_msg=name)
+
+
 def test_an_encoder_without_its_pooler(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     theirs = make("Roberta", "ForMaskedLM").roberta
     theirs.save_pretrained(tmp_path)  # has no pooler
