@@ -282,8 +282,8 @@ class IBertConfig:
         A BERT config is translated: its positions count from 0, ours from ``pad_token_id + 1``, so
         ``max_position_embeddings`` grows by that many unused rows. They are counted as RoBERTa's:
         a padding token before or between others has none, where BERT would count it, too. A
-        checkpoint trained by I-BERT
-        (``quant_mode`` true and no ``quantization`` of ours) gets the "reference" scheme.
+        checkpoint trained by I-BERT (``quant_mode`` true and no ``quantization`` of ours) gets the
+        "reference" scheme.
 
         Raises:
           ValueError: an unsupported model_type, or any invalid setting.
