@@ -205,8 +205,10 @@ class IBertConfig:
     def _token_problems(self) -> list[str]:
         """What is wrong with the special tokens that a sequence begins and ends with."""
         ends = self.eos_token_id
-        numbers = {"bos_token_id": [self.bos_token_id]}
-        numbers["eos_token_id"] = list(ends) if isinstance(ends, list | tuple) else [ends]
+        numbers = {
+            "bos_token_id": [self.bos_token_id],
+            "eos_token_id": list(ends) if isinstance(ends, list | tuple) else [ends],
+        }
         return [
             f"{name} must be an integer or null, got {getattr(self, name)!r}"
             for name, given in numbers.items()

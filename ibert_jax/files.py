@@ -65,17 +65,9 @@ def alone_in(directory: Path, patience: float = 0.0) -> Iterator[None]:
     except PermissionError:  # Windows opens no folders
         yield
         return
-    until = time.monotonic() + patience
     try:
         with suppress(OSError):  # a file system without locks
-            while True:
-                try:
-                    lock(folder, directory)
-                    break
-                except ValueError:
-                    if time.monotonic() >= until:
-                        raise
-                    time.sleep(0.02)
+            lock(folder, directory, patience)
         yield
     finally:
         with suppress(OSError):
@@ -83,24 +75,32 @@ def alone_in(directory: Path, patience: float = 0.0) -> Iterator[None]:
         os.close(folder)
 
 
-def lock(descriptor: int, path: Path) -> None:
+def lock(descriptor: int, path: Path, patience: float = 0.0) -> None:
     """Lock an open file or folder until it is closed; on Windows, nothing.
 
+    Args:
+      patience: seconds to wait for another process, or thread, that has locked it.
+
     Raises:
-      ValueError: another process has locked it.
+      ValueError: another one has it locked still.
       OSError: the file system has no locks.
     """
     try:
         import fcntl
     except ImportError:  # Windows
         return
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise ValueError(
-            f"expected to be alone in writing {path}, another process does so; wait for it, or "
-            "choose another place"
-        ) from None
+    until = time.monotonic() + patience
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            if time.monotonic() >= until:
+                raise ValueError(
+                    f"expected to be alone in writing {path}, another process does so; wait for "
+                    "it, or choose another place"
+                ) from None
+        time.sleep(0.02)
 
 
 def unlock(descriptor: int) -> None:

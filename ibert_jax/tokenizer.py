@@ -201,7 +201,7 @@ class Tokenizer:
         ]
 
     def _stretch(self, parts: Sequence[Any], first: int, truncated: bool) -> Stretch:
-        """The tokenized texts `parts` with the special tokens that belong around them."""
+        """The tokenized texts `parts`, one or a pair, with the special tokens around them."""
         whole = self.backend.post_process(*parts)
         # Where a token came from, the parts say: a processor that trims white space off a token's
         # characters has done so to each part already, and takes off as much once more.
@@ -209,7 +209,7 @@ class Tokenizer:
         texts, words = np.full((2, len(whole.ids)), -1, np.int32)
         spans = np.zeros((len(whole.ids), 2), np.int32)
         texts[own] = np.repeat(np.arange(len(parts)), [len(part.ids) for part in parts])
-        spans[own] = [span for part in parts for span in part.offsets] or np.zeros((0, 2))
+        spans[own] = np.reshape([span for part in parts for span in part.offsets], (-1, 2))
         words[own] = [-1 if word is None else word for part in parts for word in part.word_ids]
         return Stretch(
             ids=np.asarray(whole.ids, np.int32),

@@ -60,12 +60,7 @@ def correct_biases(model: Model, batches: Iterable[Mapping[str, Any]]) -> Model:
     check_batches(batches)
     network: Any = model
     check_calibrated(network.leaves())
-    if network.config.extra.get(CORRECTED) == _digest(network.leaves()):
-        raise ValueError(
-            "expected biases as they were trained, got a model whose biases were corrected "
-            "already; load it anew from the checkpoint before, or leave the correction out "
-            "(freeze --no-correct-biases)"
-        )
+    check_uncorrected(network)
     network.quantize(True)
     twin: Any = nnx.clone(model)
     set_life(twin, quantized=False, observing=False, deterministic=True, recording=False)
@@ -90,6 +85,20 @@ def correct_biases(model: Model, batches: Iterable[Mapping[str, Any]]) -> Model:
     noted = {**network.config.extra, CORRECTED: _digest(leaves)}
     network.config = network.config.replace(extra=noted)
     return model
+
+
+def check_uncorrected(network: Any) -> None:
+    """Refuse a model whose biases were corrected and not trained since.
+
+    Raises:
+        ValueError: it is one.
+    """
+    if network.config.extra.get(CORRECTED) == _digest(network.leaves()):
+        raise ValueError(
+            "expected biases as they were trained, got a model whose biases were corrected "
+            "already; load it anew from the checkpoint before, or leave the correction out "
+            "(freeze --no-correct-biases)"
+        )
 
 
 def _digest(leaves: Mapping[str, Any]) -> str:

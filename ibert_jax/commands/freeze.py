@@ -90,6 +90,7 @@ def run(args: argparse.Namespace) -> int:
     """Calibrate where asked to, freeze, and write program and tokenizer."""
     _refuse(args)
     from ibert_jax.analysis import calibration_report, correct_biases
+    from ibert_jax.analysis.bias_correction import check_uncorrected
     from ibert_jax.inference import load_model
     from ibert_jax.quantize import calibrate
     from ibert_jax.tokenizer import Tokenizer
@@ -100,6 +101,8 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError(f"expected a checkpoint, {args.checkpoint} is frozen already")
     batches: list[dict[str, Any]] = []
     if args.calibration is not None:
+        if args.correct_biases:
+            check_uncorrected(model)  # before minutes are spent
         rows, longest = args.calibration_rows, args.max_length
         sample = read_sample(args.calibration, args.column, rows, model, tokenizer, longest)
         batches = list(sample.batches(args.batch_size))

@@ -106,7 +106,7 @@ def tokenize(
     if max_length < LEAST_LENGTH[task.kind]:
         raise ValueError(
             f"expected a max_length of at least {LEAST_LENGTH[task.kind]} for {task.kind}, got "
-            f"{max_length}; where it is not the task's, the model has no more positions"
+            f"{max_length}, the task's, or all that the model has positions for"
         )
     if task.kind == "question_answering":
         return _windows(examples, tokenizer, task, max_length, learning)

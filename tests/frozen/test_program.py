@@ -252,7 +252,7 @@ def test_a_folder_is_free_though_a_child_has_it_open(tmp_path: Path) -> None:
             time.sleep(60)
             os._exit(0)
     try:
-        with alone_in(tmp_path):
+        with alone_in(tmp_path):  # raises where it is held
             pass
     finally:
         os.kill(child, signal.SIGKILL)

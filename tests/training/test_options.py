@@ -92,7 +92,7 @@ def test_only_what_differs_is_told() -> None:
 
 def test_a_run_killed_as_it_began_begins_anew(tmp_path: Path) -> None:
     temporary_name(tmp_path / "options.json").touch()
-    RunDirectory(make_options(output=str(tmp_path)))
+    assert RunDirectory(make_options(output=str(tmp_path))).summary() is None
 
 
 def test_foreign_folders_are_left_alone(tmp_path: Path) -> None:
