@@ -1,7 +1,8 @@
 """The contenders of ``benchmarks/cpu.py``: one RoBERTa encoder, run as its users would run it.
 
 Each contender is made from the same directory with random weights and answers one call,
-``run(ids, mask)`` -> last hidden states, computed when it returns. ``PREPARE`` makes, once, what a
+``run(ids, mask)`` -> last hidden states, computed when it returns; ``CLASSIFIERS`` answer logits,
+for which they need less of the last layer and a head more. ``PREPARE`` makes, once, what a
 contender needs on disk: a frozen model, an exported one.
 """
 
@@ -58,10 +59,19 @@ def prepare_ours(folder: Path) -> None:
     ib.freeze(ib.calibrate(model, calibration(8))).save(folder / "frozen")
 
 
-def ours(folder: Path, kernels: str) -> Run:
+def prepare_classifier(folder: Path) -> None:
+    """The same encoder with a head of random weights behind it."""
     import ibert_jax as ib
 
-    program = ib.IntegerModel.load(folder / "frozen").with_kernels(kernels)
+    model = ib.IBertForSequenceClassification.from_pretrained(folder / "weights")
+    ib.freeze(ib.calibrate(model, calibration(8))).save(folder / "classifier")
+
+
+def ours(folder: Path, kernels: str, model: str = "frozen") -> Run:
+    """Last hidden states; of a classifier, its logits."""
+    import ibert_jax as ib
+
+    program = ib.IntegerModel.load(folder / model).with_kernels(kernels)
     return lambda ids, mask: np.asarray(
         program.integers(ids.astype(np.int32), attention_mask=mask.astype(np.int32))[0]
     )
@@ -282,15 +292,22 @@ def open_vino(folder: Path, name: str) -> Run:
 
 PREPARE: dict[str, Callable[[Path], None]] = {
     "ibert_jax": prepare_ours,
+    "classifier": prepare_classifier,
     "ONNX Runtime": prepare_onnx,
     "OpenVINO": prepare_openvino,
 }
 OURS = "ibert_jax int8"
 """With weights laid out for oneDNN; the other is compiled by XLA alone, which is the default."""
 BY_XLA = "ibert_jax, XLA alone"
+CLASSIFIERS = {"ibert_jax classifier": "onednn", "ibert_jax classifier, XLA alone": "xla"}
+"""The same with a classifier's head -> by which kernels."""
 CONTENDERS: dict[str, Callable[[Path], Run]] = {
     OURS: lambda folder: ours(folder, "onednn"),
     BY_XLA: lambda folder: ours(folder, "xla"),
+    **{
+        name: lambda folder, kernels=kernels: ours(folder, kernels, "classifier")
+        for name, kernels in CLASSIFIERS.items()
+    },
     "OpenVINO int8": lambda folder: open_vino(folder, "int8"),
     "OpenVINO": lambda folder: open_vino(folder, "float32"),
     "ONNX Runtime int8": lambda folder: onnx_runtime(folder, "int8"),

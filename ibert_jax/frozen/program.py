@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 import os
+from collections.abc import Sequence
 from typing import Any, Self
 
 import jax
@@ -16,6 +18,7 @@ from ibert_jax import checks
 from ibert_jax.config import IBertConfig
 from ibert_jax.frozen.blocked import block_attention
 from ibert_jax.frozen.by_head import requantize_by_head
+from ibert_jax.frozen.first_token import compute_first_token
 from ibert_jax.frozen.folding import fold_constants, take_folded, unfold_constants
 from ibert_jax.frozen.fused import check_pallas, fuse_leaves
 from ibert_jax.frozen.fused_leaves import FUSING
@@ -36,6 +39,9 @@ EMBEDS = "inputs_embeds"
 XLA, ONEDNN = "xla", "onednn"
 KERNELS = (XLA, ONEDNN, *FUSING)
 """What may run the encoder; see ``IntegerModel.with_kernels``."""
+FIRST_TOKEN_FROM = {XLA: 512, ONEDNN: 128}
+"""Tokens of a program from which on a second layer's compilation is worth it, by kernels; see
+``frozen.first_token``. A program by oneDNN is for processes that stay."""
 
 
 @jax.tree_util.register_dataclass
@@ -52,6 +58,8 @@ class IntegerModel:
         states: the scales and offsets of the hidden states, for use outside; None for a model
             frozen before they were kept.
         kernels: what runs the encoder; see ``with_kernels``.
+        whole_layers: whether each layer is computed for every token even where the head reads
+            nothing but the first (``frozen.first_token``): sooner compiled, later done.
     """
 
     tensors: tuple[jax.Array, ...]
@@ -60,6 +68,7 @@ class IntegerModel:
     scales: tuple[tuple[str, float], ...] = dataclasses.field(metadata={"static": True})
     states: StateScales | None = dataclasses.field(default=None, metadata={"static": True})
     kernels: str = dataclasses.field(default=XLA, metadata={"static": True})
+    whole_layers: bool = dataclasses.field(default=False, metadata={"static": True})
 
     @classmethod
     def of(
@@ -133,11 +142,32 @@ class IntegerModel:
         if ONEDNN in (kernels, self.kernels):
             network = jax.tree.map(np.asarray, network)
         network = self._as_frozen(network)
-        return type(self).of(network, self.config, dict(self.scales), self.states, kernels=kernels)
+        model = type(self).of(network, self.config, dict(self.scales), self.states, kernels=kernels)
+        return dataclasses.replace(model, whole_layers=self.whole_layers)
 
     def input_shape(self, batch_size: int, sequence_length: int) -> tuple[int, ...]:
         """The shape of ``input_ids`` for so many examples of so many tokens."""
         return self.kind.input_shape(batch_size, sequence_length)
+
+    def spares_last_layer(self, shape: Sequence[Any]) -> bool:
+        """Whether the last layer is computed for the first token alone (``frozen.first_token``).
+
+        Where the head reads no other, on CPUs, of enough tokens for it to pay. Not where a part of
+        the network was left in float: of fewer rows, floats may differ.
+
+        Args:
+            shape: of ``input_ids``; of an export, some of it symbols.
+        """
+        least = FIRST_TOKEN_FROM.get(self.kernels)
+        return (
+            self.kind.reads_first_token
+            and not self.whole_layers
+            and self.config.force_dequant == "none"
+            and jax.default_backend() == "cpu"
+            and least is not None
+            and all(isinstance(n, int) for n in shape)
+            and math.prod(shape) >= least
+        )
 
     def integers(
         self,
@@ -325,6 +355,8 @@ def _run(
         if not output_attentions:
             parts = 1 if output_hidden_states else parts_of(shape)
             part = (shape[0] // parts, *shape[1:])
+            if model.spares_last_layer(shape) and not output_hidden_states:
+                compute_first_token(network)
             block_attention(network, part)
             requantize_by_head(network, part)
     name_leaves(network)

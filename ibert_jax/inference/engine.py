@@ -16,8 +16,11 @@ import numpy as np
 from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from ibert_jax.frozen import IntegerModel
 from ibert_jax.inference.buckets import Batch, make_batches
+from ibert_jax.inference.last_layer import LastLayer
 from ibert_jax.inference.lengths import FixedLengths, GrowingLengths, Lengths, lengths_up_to
+from ibert_jax.inference.price import Price
 from ibert_jax.inference.tasks import Task
 from ibert_jax.integer.compiled import jit_program
 from ibert_jax.integer.streams import dispatch, streams
@@ -60,16 +63,20 @@ class Engine:
         self.padded_tokens = 0
         devices = jax.local_devices() if devices is None else _distinct(devices)
         self._devices = len(devices)
-        self._compiled: set[tuple[int, ...]] = set()
+        self._compiled: set[tuple[tuple[int, ...], bool]] = set()
         mesh = Mesh(np.asarray(devices), ("rows",))
         self._rows = NamedSharding(mesh, PartitionSpec("rows"))
         everywhere = NamedSharding(mesh, PartitionSpec())
         self._graph: Any = None
+        self._price = Price()
         self._lengths: Lengths = FixedLengths(lengths_up_to(task.max_length))
+        self._last_layer: LastLayer | None = None
         if isinstance(program, nnx.Module):
             self._graph, program = nnx.split(program)
         elif task.config.force_dequant == "none":  # all integers, which padding does not change
-            self._lengths = GrowingLengths(task.max_length)
+            self._lengths = GrowingLengths(task.max_length, self._price)
+        if isinstance(program, IntegerModel):
+            self._last_layer = LastLayer(program, self._price)
         self._parameters = jax.device_put(program, everywhere)
 
     def run(self, encodings: Sequence[Encoding]) -> list[Any]:
@@ -86,27 +93,32 @@ class Engine:
         )
         side_by_side = 1 if self._graph is not None else min(streams(), _AHEAD)
         for number, batch in enumerate(batches):
-            new = batch.input_ids.shape not in self._compiled
+            shape = batch.input_ids.shape
+            whole = self._last_layer is not None and self._last_layer.whole(shape)
+            new = (shape, whole) not in self._compiled
             if new:  # compiling shall be timed, beside nothing else
                 self._collect_all(pending, encodings, parts)
             begun = time.perf_counter()
             self.padded_tokens += batch.input_ids.size
             stream = None if side_by_side == 1 else number % side_by_side
-            pending.append((batch, dispatch(stream, self.compute, batch, encodings)))
+            pending.append((batch, dispatch(stream, self.compute, batch, encodings, whole)))
             if new:  # the call waits for the compiler, and not for what it computes
                 pending[-1][1].result()
-                self._compiled.add(batch.input_ids.shape)
+                self._compiled.add((shape, whole))
                 compiling += (taken := time.perf_counter() - begun)
-                self._lengths.compiled(taken)
+                self._price.compiled(taken)
             if len(pending) > _AHEAD:
                 self._collect(*pending.popleft(), encodings, parts)
         self._collect_all(pending, encodings, parts)
         seconds = time.perf_counter() - started - compiling
-        self._lengths.computed(self.padded_tokens - padded, seconds)
+        self._price.computed(self.padded_tokens - padded, seconds)
         return parts
 
-    def compute(self, batch: Batch, encodings: Sequence[Encoding]) -> Any:
-        """What the task selects of the outputs, arrays [B, ...] that are still being computed."""
+    def compute(self, batch: Batch, encodings: Sequence[Encoding], whole: bool) -> Any:
+        """What the task selects of the outputs, arrays [B, ...] that are still being computed.
+
+        whole: whether by whole layers (`last_layer`).
+        """
         arrays = {
             "input_ids": batch.input_ids,
             "attention_mask": batch.attention_mask,
@@ -114,9 +126,12 @@ class Engine:
             **self.task.extra([encodings[source] for source in batch.sources]),
         }
         arrays = jax.device_put(arrays, self._rows)
-        if self._graph is None:
-            return _run_program(type(self.task), self._parameters, arrays)
-        return _run_model(type(self.task), self._graph, self._parameters, arrays)
+        if self._graph is not None:
+            return _run_model(type(self.task), self._graph, self._parameters, arrays)
+        program = self._parameters
+        if whole:
+            program = dataclasses.replace(program, whole_layers=True)
+        return _run_program(type(self.task), program, arrays)
 
     def _collect_all(
         self,

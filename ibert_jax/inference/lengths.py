@@ -13,6 +13,8 @@ from collections import defaultdict
 from collections.abc import Sequence
 from typing import Protocol
 
+from ibert_jax.inference.price import Price
+
 _SHORTEST = 16
 
 
@@ -50,14 +52,6 @@ class Lengths(Protocol):
         """The length, in tokens, for so many rows the longest of which has so many tokens."""
         ...
 
-    def compiled(self, seconds: float) -> None:
-        """Take note of how long a new shape took to be compiled."""
-        ...
-
-    def computed(self, tokens: int, seconds: float) -> None:
-        """Take note of how long so many tokens, padding included, took to be computed."""
-        ...
-
 
 class FixedLengths:
     """The next of these, ascending: what a batch is padded to depends on nothing but the batch."""
@@ -69,12 +63,6 @@ class FixedLengths:
         del rows
         return next_of(self._lengths, longest)
 
-    def compiled(self, seconds: float) -> None:
-        del seconds
-
-    def computed(self, tokens: int, seconds: float) -> None:
-        del tokens, seconds
-
 
 class GrowingLengths:
     """Few lengths at first, and closer ones as they are found to pay.
@@ -85,17 +73,16 @@ class GrowingLengths:
     is padded. Where padding changes no integer, neither does the choice; floats it may change in
     their last bits.
 
-    longest: tokens, the longest length of all.
+    longest: tokens, the longest length of all. price: of a program.
     """
 
-    def __init__(self, longest: int) -> None:
+    def __init__(self, longest: int, price: Price) -> None:
+        self._price = price
         self._all = closest_lengths(longest)
         few = lengths_up_to(longest)
         self._few = [n for n in few if n.bit_count() == 1 or n == longest]
         self._in_use: dict[int, list[int]] = {}
         self._spared: dict[int, dict[int, int]] = defaultdict(lambda: defaultdict(int))
-        self._compiling = self._computing = 0.0
-        self._computed = 0
 
     def choose(self, rows: int, longest: int) -> int:
         in_use = self._in_use.setdefault(rows, list(self._few))
@@ -105,7 +92,7 @@ class GrowingLengths:
         for n in closer:
             spared[n] += rows * (length - n)
         best = max(closer, key=spared.__getitem__, default=length)
-        if best == length or spared[best] < self._price():
+        if best == length or spared[best] < self._price.tokens():
             return length
         # What others would have spared was counted from the length that was the next one until now.
         shorter = max((n for n in in_use if n < longest), default=0)
@@ -114,19 +101,6 @@ class GrowingLengths:
         )
         bisect.insort(in_use, best)
         return best
-
-    def compiled(self, seconds: float) -> None:
-        self._compiling = seconds  # the last is like the next; a first takes longer
-
-    def computed(self, tokens: int, seconds: float) -> None:
-        self._computed += tokens
-        self._computing += seconds
-
-    def _price(self) -> float:
-        """How many tokens could be computed while a program is compiled; unknown, without end."""
-        if not self._computed or not self._compiling:
-            return float("inf")
-        return self._compiling * self._computed / self._computing
 
 
 def closest_lengths(longest: int) -> tuple[int, ...]:

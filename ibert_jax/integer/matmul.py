@@ -89,7 +89,7 @@ def int8_linear(
 
 
 def int8_scores(query: jax.Array, key: jax.Array) -> jax.Array:
-    """query . key of every pair of rows: int8 [N, T, D] twice -> int32 [N, T, T]."""
+    """query . key of every pair of rows: int8 [N, Q, D] and [N, T, D] -> int32 [N, Q, T]."""
     dimensions = (((2,), (2,)), ((0,), (0,)))
 
     def unsigned(query: jax.Array, key: jax.Array) -> jax.Array:

@@ -47,7 +47,7 @@ class IntegerScores:
     heads: int = dataclasses.field(metadata={"static": True})
 
     def __call__(self, query: jax.Array, key: jax.Array) -> jax.Array:
-        """int8 [B, T, H * D] twice -> int32 [B, H, T, T]."""
+        """int8 [B, Q, H * D] and [B, T, H * D] -> int32 [B, H, Q, T]."""
         q, k = (row_major(fold_heads(x, self.heads)) for x in (query, key))
         scores = int8_scores(q, k)
         return scores.reshape(-1, self.heads, *scores.shape[1:])
@@ -61,17 +61,26 @@ class IntegerContext:
     heads: int = dataclasses.field(metadata={"static": True})
 
     def __call__(self, weights: tuple[jax.Array, jax.Array], value: jax.Array) -> jax.Array:
-        """uint8 numerators, int32 row sums; int8 [B, T, H * D] -> int32 at 2^-21 value steps."""
-        return self.of_heads(weights, value).reshape(value.shape)
+        """The mean for each query.
+
+        Args:
+            weights: uint8 numerators [B, H, Q, T], int32 row sums [B, H, Q, 1].
+            value: int8 [B, T, H * D].
+
+        Returns:
+            int32 [B, Q, H * D], at 2^-21 of the values' steps.
+        """
+        mean = self.of_heads(weights, value)
+        return mean.reshape(*mean.shape[:2], -1)
 
     def of_heads(self, weights: tuple[jax.Array, jax.Array], value: jax.Array) -> jax.Array:
-        """The same with the heads apart: int32 [B, T, H, D]."""
+        """The same with the heads apart: int32 [B, Q, H, D]."""
         numerators, row_sum = weights
-        batch, heads, length, _ = numerators.shape
+        batch, heads, queries, _ = numerators.shape
         v = row_major(fold_heads(value, heads))
-        folded = numerators.reshape(batch * heads, length, length)
+        folded = numerators.reshape(batch * heads, queries, -1)
         total = dot_u8_s8(folded, v, (((2,), (1,)), ((0,), (0,))))
-        mean = divide_by_row_sum(total.reshape(batch, heads, length, -1), row_sum)
+        mean = divide_by_row_sum(total.reshape(batch, heads, queries, -1), row_sum)
         return mean.transpose(0, 2, 1, 3)
 
 

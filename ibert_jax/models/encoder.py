@@ -88,6 +88,9 @@ class IBertEncoder(nnx.Module):
     worth having, and its steps take a fifth longer.)
     """
 
+    last: Any = None
+    """The last layer, where it computes otherwise than those before it (``frozen.first_token``)."""
+
     def __init__(self, config: IBertConfig, *, rngs: nnx.Rngs) -> None:
         self.depth = config.num_hidden_layers
         self.heads = config.num_attention_heads
@@ -129,12 +132,15 @@ class IBertEncoder(nnx.Module):
 
         last, emitted = hidden, []
         if self.stacked is not None:
-            rows, layer_of = layer_stack.turns(self.stacked, self.depth)
+            depth = self.depth - (self.last is not None)
+            rows, layer_of = layer_stack.turns(self.stacked, depth)
+            turns = rows, None if heads is None else heads[:depth]
             last, stacked = jax.lax.scan(
-                lambda hidden, row: run(hidden, (layer_of(row[0]), row[1])), hidden, (rows, heads)
+                lambda hidden, row: run(hidden, (layer_of(row[0]), row[1])), hidden, turns
             )
-            emitted = [_row(stacked, index) for index in range(self.depth)]
-        for index, layer in enumerate(self.layer):
+            emitted = [_row(stacked, index) for index in range(depth)]
+        apart = [*self.layer] if self.last is None else [self.last]
+        for index, layer in enumerate(apart, start=len(emitted)):
             last, wanted = run(last, (layer, _row(heads, index)))
             emitted.append(wanted)
         states, attentions = ([layer[which] for layer in emitted] for which in (0, 1))

@@ -86,6 +86,7 @@ class IBertForSequenceClassification(IBertHeadModel):
     """Labels (or, with one label, a number) for whole sequences."""
 
     head = "sequence_classification"
+    reads_first_token = True
 
     def __init__(self, config: IBertConfig, *, rngs: nnx.Rngs) -> None:
         super().__init__(config, rngs=rngs)

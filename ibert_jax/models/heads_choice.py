@@ -32,6 +32,7 @@ class IBertForMultipleChoice(IBertHeadModel):
     """A score for each of several choices: inputs have the shape [B, choices, T]."""
 
     head = "multiple_choice"
+    reads_first_token = True
 
     def __init__(self, config: IBertConfig, *, rngs: nnx.Rngs) -> None:
         super().__init__(config, add_pooling_layer=True, rngs=rngs)

@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
 from ibert_jax.integer.compiled import on_device
 from ibert_jax.integer.matmul import OneOf
@@ -73,22 +74,37 @@ def unstack(stacked: Layer) -> list[Layer]:
     return [jax.tree.unflatten(structure, row) for row in rows]
 
 
+def last_of(stacked: Layer) -> Layer:
+    """The last of the layers."""
+    parts, structure = _flat(stacked)
+    rows = [part.matrices[-1] if isinstance(part, Apart) else part[-1] for part in parts]
+    return jax.tree.unflatten(structure, rows)
+
+
 def turns(stacked: Layer, depth: int) -> tuple[Any, Callable[[Any], Layer]]:
-    """What a scan goes through, each turn's number and arrays; and what makes a layer of them."""
+    """What a scan goes through, each turn's number and arrays; and what makes a layer of them.
+
+    Of fewer layers than there are, the first, it is the numbers alone: to cut the others off the
+    arrays would be to copy these.
+    """
     parts, structure = _flat(stacked)
     # What stands at several places is cut once.
     arrays = {id(part): part for part in parts if not isinstance(part, Apart)}
+    stacks = list(arrays.values())
+    fewer = any(len(array) > depth for array in stacks)
 
     def layer(row: Any) -> Layer:
         index, cut = row
+        if fewer:
+            cut = [lax.dynamic_index_in_dim(array, index, keepdims=False) for array in stacks]
         own = dict(zip(arrays, cut, strict=True))
         chosen = [
-            OneOf(part.matrices, index) if isinstance(part, Apart) else own[id(part)]
+            OneOf(part.matrices[:depth], index) if isinstance(part, Apart) else own[id(part)]
             for part in parts
         ]
         return jax.tree.unflatten(structure, chosen)
 
-    return (np.arange(depth, dtype=np.int32), list(arrays.values())), layer
+    return (np.arange(depth, dtype=np.int32), [] if fewer else stacks), layer
 
 
 def _stays_apart(shape: tuple[int, ...]) -> bool:

@@ -41,6 +41,8 @@ class IBertPreTrainedModel(nnx.Module):
     """Arguments of the constructor, besides the configuration, that decide which parts it has."""
     own_arguments: ClassVar[tuple[str, ...]] = ()
     """Arguments of a call that an integer program takes besides the encoder's."""
+    reads_first_token: ClassVar[bool] = False
+    """Whether the head reads nothing of the last hidden state but each sequence's first token."""
     config: IBertConfig
 
     def __init__(self, config: IBertConfig) -> None:

@@ -17,6 +17,7 @@ from tokenizers.processors import TemplateProcessing
 
 from ibert_jax.config import IBertConfig
 from ibert_jax.inference import Predictor, Progress, Source, predict_file
+from ibert_jax.inference.price import Price
 from ibert_jax.tokenizer import Tokenizer
 
 WORDS = ("[CLS]", "[PAD]", "[SEP]", "[UNK]", "good", "bad", "film", "very")
@@ -62,7 +63,15 @@ def program() -> CountingProgram:
 
 def never_compile_more(predictor: Predictor) -> None:
     """Let computing cost next to nothing: no closer length pays, however busy the machine is."""
-    predictor._engine._lengths.computed(10**9, 1e-6)
+    predictor._engine._price.computed(10**9, 1e-6)
+
+
+def priced_at(tokens: float) -> Price:
+    """A program costs as much as computing so many tokens."""
+    price = Price()
+    price.compiled(tokens or 1e-9)
+    price.computed(1, 1.0)
+    return price
 
 
 @pytest.fixture

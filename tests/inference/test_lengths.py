@@ -19,9 +19,10 @@ from ibert_jax.inference.lengths import (
     next_of,
     two_lengths,
 )
+from ibert_jax.inference.price import Price
 from ibert_jax.tokenizer import Tokenizer
 
-from .conftest import CountingProgram, never_compile_more
+from .conftest import CountingProgram, never_compile_more, priced_at
 
 ROWS = 8
 
@@ -60,19 +61,21 @@ def test_closest_lengths(longest: int) -> None:
 @pytest.mark.parametrize(("longest", "few"), [(100, {16, 32, 64, 100}), (16, {16}), (10, {10})])
 def test_few_lengths_at_first(longest: int, few: set[int]) -> None:
     """Without knowing what anything costs, and also where compiling would never pay."""
-    lengths = GrowingLengths(longest)
+    price = Price()
+    lengths = GrowingLengths(longest, price)
     assert {lengths.choose(ROWS, n) for n in range(1, longest + 1)} == few
-    lengths.compiled(1e9)
-    lengths.computed(1, 1.0)
+    price.compiled(1e9)
+    price.computed(1, 1.0)
     assert {lengths.choose(ROWS, n) for n in range(1, longest + 1)} == few
 
 
 def test_a_length_joins_when_it_would_have_paid() -> None:
-    lengths = GrowingLengths(128)
-    lengths.compiled(9.0)  # a first one, which takes longer
-    lengths.compiled(2.0)
-    lengths.computed(1000, 2.5)
-    lengths.computed(1000, 2.5)  # 2 seconds are 800 tokens: 8 rows of 25 times 4 tokens
+    price = Price()
+    price.compiled(9.0)  # a first one, which takes longer
+    price.compiled(2.0)
+    price.computed(1000, 2.5)
+    price.computed(1000, 2.5)  # 2 seconds are 800 tokens: 8 rows of 25 times 4 tokens
+    lengths = GrowingLengths(128, price)
     assert [lengths.choose(ROWS, 60) for _ in range(26)] == [64] * 24 + [60] * 2
     assert lengths.choose(1, 60) == 64, "with other rows it would be another program"
     assert lengths.choose(ROWS, 57) == 60
@@ -86,9 +89,7 @@ def test_a_length_joins_when_it_would_have_paid() -> None:
 )
 def test_a_closer_length_costs_no_more_than_was_wasted(batches: list[int], price: int) -> None:
     """Whatever comes: every batch fits, and what is compiled had been paid for by padding."""
-    lengths = GrowingLengths(128)
-    lengths.compiled(float(price))
-    lengths.computed(1, 1.0)
+    lengths = GrowingLengths(128, priced_at(price))
     few, wasted, seen = {16, 32, 64, 128}, 0, set()
     for longest in batches:
         length = lengths.choose(ROWS, longest)
@@ -108,9 +109,7 @@ def test_a_long_job_pads_less_and_answers_the_same(
     never_compile_more(predictor)
     answers = predictor.logits(texts)
     assert predictor.statistics.padded_tokens == 256 * 32
-    lengths = predictor._engine._lengths = GrowingLengths(48)
-    lengths.compiled(1e-9)  # and now compiling costs next to nothing
-    lengths.computed(1, 1e9)
+    predictor._engine._lengths = GrowingLengths(48, priced_at(0))  # and now compiling costs nothing
     predictor.reset_statistics()
     np.testing.assert_array_equal(predictor.logits(texts), answers)
     assert predictor.statistics.padded_tokens < 256 * 25
@@ -124,8 +123,6 @@ def test_floats_are_padded_by_their_batch_alone(tiny_checkpoint: Path) -> None:
 
 def test_a_length_that_joined_takes_what_it_spared_along() -> None:
     """What other lengths would have spared is counted anew from the new one."""
-    lengths = GrowingLengths(128)
-    lengths.compiled(2.0)
-    lengths.computed(1000, 2.5)  # 2 seconds are 800 tokens
+    lengths = GrowingLengths(128, priced_at(800))
     assert [lengths.choose(8, 49) for _ in range(9)] == [64] * 8 + [52]
     assert [lengths.choose(8, 53) for _ in range(13)] == [64] * 12 + [56]

@@ -94,9 +94,9 @@ def test_few_shapes(program: CountingProgram, tokenizer: Tokenizer) -> None:
     shapes = set()
     compute = predictor._engine.compute
 
-    def spy(batch: Batch, encodings: Sequence[Encoding]) -> object:
+    def spy(batch: Batch, encodings: Sequence[Encoding], whole: bool) -> object:
         shapes.add(batch.input_ids.shape)
-        return compute(batch, encodings)
+        return compute(batch, encodings, whole)
 
     predictor._engine.compute = spy
     for count in range(1, 12):
