@@ -110,8 +110,11 @@ class Tokenizer:
         pairs: Sequence[str] | None = None,
         *,
         max_length: int | None = None,
+        special_tokens: bool = True,
     ) -> list[Encoding]:
         """Tokenize texts, or pairs of texts, cutting each to at most `max_length` tokens.
+
+        special_tokens: whether with those that stand before and behind a text.
 
         Raises TypeError for a text that is not a string and ValueError for one that is not Unicode
         (a lone surrogate, as undecodable bytes on a command line become), or where `max_length`
@@ -129,7 +132,7 @@ class Tokenizer:
                 self.backend.no_truncation()
             else:
                 self.backend.enable_truncation(max_length)
-            encodings = self.backend.encode_batch(inputs)
+            encodings = self.backend.encode_batch(inputs, add_special_tokens=special_tokens)
         return [
             Encoding(
                 ids=np.asarray(encoding.ids, np.int32),

@@ -28,6 +28,7 @@ ORDER = (
     "lines",
     "documents",
     "entities",
+    "answers",
     "checkpoints",
     "tokenizer",
     "integer",

@@ -43,6 +43,8 @@ def test_encode(directory: Path) -> None:
     assert one.ids.dtype == np.int32
     assert not one.truncated
     assert tokenizer.vocab_size == len(WORDS)
+    (bare,) = tokenizer.encode(["Good films!"], special_tokens=False)
+    np.testing.assert_array_equal(bare.ids, one.ids[1:-1])
 
 
 def test_truncation_belongs_to_the_call(directory: Path) -> None:

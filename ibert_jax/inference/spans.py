@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ibert_jax.answers import LONGEST_ANSWER, best_spans
 from ibert_jax.entities import entities
 from ibert_jax.inference.results import Answer, Entities, Entity, Span
 from ibert_jax.inference.tasks import Task, check_texts, softmax, tokens_of
@@ -110,14 +111,6 @@ def _trimmed(text: str, start: int, end: int) -> tuple[int, int]:
     return start, end
 
 
-class _Found(NamedTuple):
-    """A span of tokens with the sum of its two logits."""
-
-    logit: float
-    start: int
-    end: int
-
-
 @dataclass(frozen=True)
 class QuestionAnswering(Task):
     """Where in a context a question is answered.
@@ -129,7 +122,7 @@ class QuestionAnswering(Task):
 
     top_k: int = 1
     overlap: int = 128
-    max_answer_tokens: int = 30
+    max_answer_tokens: int = LONGEST_ANSWER
     no_answer: bool = False
 
     head = "question_answering"
@@ -182,9 +175,11 @@ class QuestionAnswering(Task):
         total = float(_log_sum(pool[0]) + _log_sum(pool[1])) if pool.size else 0.0
         best: dict[tuple[int, int], float] = {}
         for stretch, part, mask in zip(encodings, logits, inner, strict=True):
-            for found in self._spans(part[:, mask]):
-                spans = stretch.spans[mask]
-                place = int(spans[found.start, 0]), int(spans[found.end, 1])
+            spans = stretch.spans[mask]
+            begins, ends = part[:, mask]
+            # Twice as many as asked for: different spans of tokens may be the same characters.
+            for found in best_spans(begins, ends, 2 * self.top_k, self.max_answer_tokens):
+                place = int(spans[found.first, 0]), int(spans[found.last, 1])
                 start, end = _trimmed(context, *place)
                 if start < end:
                     best[start, end] = max(best.get((start, end), -np.inf), found.logit)
@@ -205,18 +200,6 @@ class QuestionAnswering(Task):
             tuple(others),
             *tokens_of(encodings),
         )
-
-    def _spans(self, logits: np.ndarray) -> list[_Found]:
-        """The best spans of one stretch's context, from float64 [2, tokens]."""
-        found: list[_Found] = []
-        tokens = logits.shape[1]
-        for more in range(min(self.max_answer_tokens, tokens)):
-            sums = logits[0, : tokens - more] + logits[1, more:]
-            # Twice as many as asked for: different spans of tokens may be the same characters.
-            for start in np.argsort(-sums, kind="stable")[: 2 * self.top_k].tolist():
-                found.append(_Found(float(sums[start]), start, start + more))
-        found.sort(key=lambda each: (-each.logit, each.start, each.end))
-        return found[: 2 * self.top_k]
 
 
 def _log_sum(logits: np.ndarray) -> float:

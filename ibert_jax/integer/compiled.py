@@ -31,10 +31,12 @@ GPU_OPTIONS: dict[str, Any] = {
     "xla_gpu_autotune_level": 4,
 }
 """The same for GPUs: what ``XLA_FLAGS`` say does not weaken it."""
+LOWERED = "/jax/core/compile/jaxpr_to_mlir_module_duration"
+"""What JAX tells listeners when it has written a program down, before XLA compiles it."""
 COMPILED = "/jax/core/compile/backend_compile_duration"
-"""What JAX tells listeners when XLA has compiled something, before it runs."""
-LARGE = 0.2
-"""Seconds of a compilation that leaves memory worth giving back."""
+"""The same when XLA has compiled something, before it runs."""
+LARGE = {LOWERED: 0.05, COMPILED: 0.2}
+"""Seconds of each that leave memory worth giving back."""
 _eager: Any = None
 """JAX's state when it was last found not to trace."""
 
@@ -157,15 +159,16 @@ def tracing() -> bool:
 
 @functools.cache
 def _listen() -> None:
-    jax.monitoring.register_event_duration_secs_listener(_when_compiled)
+    jax.monitoring.register_event_duration_secs_listener(_give_back)
 
 
-def _when_compiled(event: str, duration_secs: float, **_: Any) -> None:
-    """Give back what the compiler has freed, 100 MB after a RoBERTa-base, before the program runs.
+def _give_back(event: str, duration_secs: float, **_: Any) -> None:
+    """Give back what was freed: by whoever loaded the model, before XLA's compiler takes its own.
 
-    The C library keeps it, in pieces that are too small for the program's arrays.
+    And by the compiler, 100 MB after a RoBERTa-base, before the program runs. The C library keeps
+    it, in pieces that are too small for the arrays.
     """
-    if event == COMPILED and duration_secs > LARGE and in_own_program():
+    if duration_secs > LARGE.get(event, math.inf) and in_own_program():
         trim()
 
 

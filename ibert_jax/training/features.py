@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ibert_jax.checks import IGNORED_LABEL
-from ibert_jax.tokenizer import Tokenizer
+from ibert_jax.tokenizer import Encoding, Tokenizer
 from ibert_jax.training.tasks import LEAST_LENGTH, Task
 
 _NOWHERE = -1
@@ -91,9 +91,9 @@ def tokenize(
 ) -> TokenizedExamples:
     """Tokenize examples, cutting each to `max_length` tokens, special tokens included.
 
-    A context of a question is not cut but read in windows, which overlap by `task.stride` tokens,
-    or by a quarter of `max_length` where that is less. Lines of text (masked language
-    modelling) are joined and cut into examples of `max_length`.
+    A context of a question is not cut but read in windows, as a `Predictor` reads it, which overlap
+    by `task.stride` tokens, or by a third of their room where that is less. Lines of text (masked
+    language modelling) are joined and cut into examples of `max_length`.
 
     Args:
       examples: from `read_examples`, of the task's kind; at least one.
@@ -154,21 +154,22 @@ def _words(examples: Sequence[Any], tokenizer: Tokenizer, max_length: int) -> To
 
     The words are joined by blanks, so that every tokenizer sees a sentence as it knows them.
     """
-    encodings = _backend(tokenizer, max_length).encode_batch([" ".join(e.words) for e in examples])
+    texts = [" ".join(example.words) for example in examples]
+    cut = tokenizer.stretches(texts, max_length=max_length, overlap=None)
+    encodings = [first for (first,) in cut]
     places, targets = [], []
     for example, encoding in zip(examples, encodings, strict=True):
         ends = np.cumsum([len(word) + 1 for word in example.words])
         # By a token's last character: its first may be the blank before the word.
-        offsets = np.asarray(encoding.offsets, np.int64)
-        special = np.asarray(encoding.special_tokens_mask) == 1
-        word = np.searchsorted(ends, offsets[:, 1] - 1, side="right")
-        word[special | (offsets[:, 1] <= offsets[:, 0])] = _NOWHERE
+        begin, end = encoding.spans.T
+        word = np.searchsorted(ends, end - 1, side="right")
+        word[(encoding.texts < 0) | (end <= begin)] = _NOWHERE
         first = np.concatenate([[True], word[1:] != word[:-1]]) & (word >= 0)
         places.append(np.where(first, word, _NOWHERE))
         tags = np.asarray((*example.labels, IGNORED_LABEL))
         targets.append(np.where(first, tags[word], IGNORED_LABEL))
     return TokenizedExamples(
-        **_joined(encodings, [bool(encoding.overflowing) for encoding in encodings]),
+        **_joined(encodings, [encoding.truncated for encoding in encodings]),
         targets={},
         token_targets=np.concatenate(targets).astype(np.int32),
         places=np.concatenate(places).astype(np.int32),
@@ -190,20 +191,17 @@ def _windows(
             f"none of {len(examples)} answers has a place: give answer_start, or answers that "
             "occur exactly once in their context"
         )
-    # At least half of a window belongs to the context.
-    questions = _cut_texts([e.question for e in kept], tokenizer, max_length // 2 - 3)
-    backend = _backend(tokenizer, max_length, stride=min(task.stride, max_length // 4), second=True)
-    pairs = list(zip(questions, (example.context for example in kept), strict=True))
-    encodings, owners = [], []
-    for index, encoding in enumerate(backend.encode_batch(pairs)):
-        windows = [encoding, *encoding.overflowing]
-        encodings += windows
-        owners += [index] * len(windows)
+    windows = tokenizer.stretches(
+        [example.question for example in kept],
+        [example.context for example in kept],
+        max_length=max_length,
+        overlap=task.stride,
+    )
+    owners = [index for index, own in enumerate(windows) for _ in own]
+    encodings = [window for own in windows for window in own]
     places, starts, ends = [], [], []
-    for owner, encoding in zip(owners, encodings, strict=True):
-        # (Some tokenizers count special tokens and the question as nothing, None.)
-        inside = np.asarray([number == 1 for number in encoding.sequence_ids])
-        offsets = np.where(inside[:, None], np.asarray(encoding.offsets, np.int64), _NOWHERE)
+    for owner, window in zip(owners, encodings, strict=True):
+        offsets = np.where((window.texts == 1)[:, None], window.spans, _NOWHERE)
         places.append(offsets)
         start, end = _span(offsets, kept[owner].start, len(kept[owner].answers[0]))
         starts.append(start)
@@ -230,21 +228,11 @@ def _span(offsets: np.ndarray, start: int | None, length: int) -> tuple[int, int
     return (first, last) if whole else (0, 0)
 
 
-def _cut_texts(texts: Sequence[str], tokenizer: Tokenizer, tokens: int) -> list[str]:
-    """Texts cut behind so many tokens, special tokens not counted."""
-    encodings = _backend(tokenizer, None).encode_batch(list(texts), add_special_tokens=False)
-    return [
-        text if len(encoding) <= tokens else text[: encoding.offsets[tokens - 1][1]]
-        for text, encoding in zip(texts, encodings, strict=True)
-    ]
-
-
 def _lines(examples: Sequence[Any], tokenizer: Tokenizer, max_length: int) -> TokenizedExamples:
     """Lines joined and cut into examples of the longest length; only the last may be shorter."""
-    backend = _backend(tokenizer, None)
-    before, after = _special_tokens(backend)
-    lines = backend.encode_batch([e.text for e in examples], add_special_tokens=False)
-    stream = np.concatenate([np.asarray(line.ids, np.int32) for line in lines])
+    before, after = _special_tokens(tokenizer)
+    lines = tokenizer.encode([example.text for example in examples], special_tokens=False)
+    stream = np.concatenate([line.ids for line in lines])
     room = max_length - len(before) - len(after)
     pieces = [stream[start : start + room] for start in range(0, len(stream), room)]
     tokens, targets = [], []
@@ -262,34 +250,23 @@ def _lines(examples: Sequence[Any], tokenizer: Tokenizer, max_length: int) -> To
     )
 
 
-def _special_tokens(backend: Any) -> tuple[np.ndarray, np.ndarray]:
+def _special_tokens(tokenizer: Tokenizer) -> tuple[np.ndarray, np.ndarray]:
     """The ids that a tokenizer puts before and behind a text."""
-    bare = backend.encode("a", add_special_tokens=False).ids
-    whole = backend.encode("a").ids
-    first = next(i for i in range(len(whole)) if whole[i : i + len(bare)] == bare)
-    ids = np.asarray(whole, np.int32)
-    return ids[:first], ids[first + len(bare) :]
+    (bare,) = tokenizer.encode(["a"], special_tokens=False)
+    (whole,) = tokenizer.encode(["a"])
+    count = len(bare.ids)
+    pieces = np.lib.stride_tricks.sliding_window_view(whole.ids, count)
+    first = int(np.argmax((pieces == bare.ids).all(axis=1)))
+    return whole.ids[:first], whole.ids[first + count :]
 
 
-def _backend(
-    tokenizer: Tokenizer, max_length: int | None, *, stride: int = 0, second: bool = False
-) -> Any:
-    """The `tokenizers.Tokenizer` behind, told where to cut."""
-    if max_length is None:
-        tokenizer.backend.no_truncation()
-    else:
-        strategy = "only_second" if second else "longest_first"
-        tokenizer.backend.enable_truncation(max_length, stride=stride, strategy=strategy)
-    return tokenizer.backend
-
-
-def _joined(encodings: Sequence[Any], truncated: Sequence[Any]) -> dict[str, Any]:
+def _joined(encodings: Sequence[Encoding], truncated: Sequence[Any]) -> dict[str, Any]:
     """The arrays of encodings one after the other."""
     starts = np.zeros(len(encodings) + 1, np.int64)
     np.cumsum([len(encoding.ids) for encoding in encodings], out=starts[1:])
-    types = np.concatenate([np.asarray(e.type_ids, np.int32) for e in encodings])
+    types = np.concatenate([encoding.type_ids for encoding in encodings])
     return {
-        "tokens": np.concatenate([np.asarray(e.ids, np.int32) for e in encodings]),
+        "tokens": np.concatenate([encoding.ids for encoding in encodings]),
         "starts": starts,
         "types": types if types.any() else None,
         "truncated": int(np.sum(truncated)),

@@ -12,14 +12,12 @@ import numpy as np
 import optax
 
 from ibert_jax import models
+from ibert_jax.answers import best_spans
 from ibert_jax.checks import IGNORED_LABEL
 from ibert_jax.quantize.tensor import value_of
 from ibert_jax.training import scores
 from ibert_jax.training.features import TokenizedExamples
 from ibert_jax.training.tasks import Task
-
-_LONGEST_ANSWER = 30
-"""Tokens; as in the published evaluation of BERT on SQuAD."""
 
 Arrays = Mapping[str, jax.Array]
 Rows = Mapping[str, Sequence[np.ndarray]]
@@ -144,30 +142,14 @@ def _span_answers(rows: Rows, data: TokenizedExamples, names: list[str]) -> list
     scores_so_far = np.full(len(data.source), -np.inf)
     for index, owner in enumerate(data.owners):
         offsets = data.places[data.starts[index] : data.starts[index + 1]]
-        length = len(offsets)
-        score, first, last = best_span(
-            rows["start"][index][:length], rows["end"][index][:length], offsets[:, 0] >= 0
-        )
-        if score > scores_so_far[owner]:
-            scores_so_far[owner] = score
-            context = data.source[owner].context
-            answers[owner] = context[offsets[first, 0] : offsets[last, 1]]
+        inside = np.flatnonzero(offsets[:, 0] >= 0)
+        start, end = (rows[name][index][inside] for name in ("start", "end"))
+        for score, first, last in best_spans(start, end, 1):  # none of an empty context
+            if score > scores_so_far[owner]:
+                scores_so_far[owner] = score
+                places = offsets[inside[first], 0], offsets[inside[last], 1]
+                answers[owner] = data.source[owner].context[slice(*places)]
     return answers
-
-
-def best_span(
-    start: np.ndarray, end: np.ndarray, allowed: np.ndarray, longest: int = _LONGEST_ANSWER
-) -> tuple[float, int, int]:
-    """The score, first and last token of the best answer of at most `longest` tokens.
-
-    start, end: float32 [T], the model's logits. allowed: bool [T], the tokens of the context.
-    """
-    begins = np.where(allowed, start, -np.inf)
-    ends = np.concatenate([np.where(allowed, end, -np.inf), np.full(longest - 1, -np.inf)])
-    # totals[i, j]: the answer starts at token i and has j + 1 tokens.
-    totals = begins[:, None] + np.lib.stride_tricks.sliding_window_view(ends, longest)
-    first, more = np.unravel_index(int(np.argmax(totals)), totals.shape)
-    return float(totals[first, more]), int(first), int(first + more)
 
 
 def _masked_answers(rows: Rows, data: TokenizedExamples, names: list[str]) -> list[Any]:

@@ -70,8 +70,8 @@ class Task:
       columns: the columns' names, for tables without a header line.
       max_length: tokens at which an example is cut, 3 or more; questions have windows of so many,
         8 or more.
-      stride: tokens by which the windows of a long context overlap, 0 or more; a quarter of a
-        window at most, whatever is asked for.
+      stride: tokens by which the windows of a long context overlap, 0 or more; a third of a
+        window's room at most, whatever is asked for.
       mask_probability: the share of tokens to be guessed in masked language modelling.
       hub: the data set's id for Hugging Face `datasets`, and its configuration, if any.
       splits: its splits for training and evaluation.
