@@ -1,8 +1,8 @@
 """The contenders of ``benchmarks/cpu.py``: one RoBERTa encoder, run as its users would run it.
 
 Each contender is made from the same directory with random weights and answers one call,
-``run(ids, mask)`` -> last hidden states, computed when it returns; ``CLASSIFIERS`` answer logits,
-for which they need less of the last layer and a head more. ``PREPARE`` makes, once, what a
+``run(ids, mask)`` -> last hidden states, computed when it returns; our classifiers answer
+logits, for which they need less of the last layer and a head more. ``PREPARE`` makes, once, what a
 contender needs on disk: a frozen model, an exported one.
 """
 
@@ -299,15 +299,11 @@ PREPARE: dict[str, Callable[[Path], None]] = {
 OURS = "ibert_jax int8"
 """With weights laid out for oneDNN; the other is compiled by XLA alone, which is the default."""
 BY_XLA = "ibert_jax, XLA alone"
-CLASSIFIERS = {"ibert_jax classifier": "onednn", "ibert_jax classifier, XLA alone": "xla"}
-"""The same with a classifier's head -> by which kernels."""
 CONTENDERS: dict[str, Callable[[Path], Run]] = {
     OURS: lambda folder: ours(folder, "onednn"),
     BY_XLA: lambda folder: ours(folder, "xla"),
-    **{
-        name: lambda folder, kernels=kernels: ours(folder, kernels, "classifier")
-        for name, kernels in CLASSIFIERS.items()
-    },
+    "ibert_jax classifier": lambda folder: ours(folder, "onednn", "classifier"),
+    "ibert_jax classifier, XLA alone": lambda folder: ours(folder, "xla", "classifier"),
     "OpenVINO int8": lambda folder: open_vino(folder, "int8"),
     "OpenVINO": lambda folder: open_vino(folder, "float32"),
     "ONNX Runtime int8": lambda folder: onnx_runtime(folder, "int8"),

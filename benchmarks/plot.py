@@ -20,11 +20,11 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).parent
-OURS, BY_XLA, MIXED = "ibert_jax int8", "ibert_jax, XLA alone", "mixed"  # as cpu.py calls them
+OURS, CLASSIFIER, MIXED = "ibert_jax int8", "ibert_jax classifier", "mixed"  # as in cpu.py
 FORMS = {
     OURS: "with oneDNN",
-    BY_XLA: "XLA alone",
-    "ibert_jax classifier": "a classifier, with oneDNN",
+    "ibert_jax, XLA alone": "XLA alone",
+    CLASSIFIER: "a classifier, with oneDNN",
     "ibert_jax classifier, XLA alone": "a classifier, XLA alone",
 }
 """What the README calls the integer program's forms."""
@@ -105,7 +105,7 @@ def described(record: dict[str, Any]) -> str:
             f" {MIXED.capitalize()} are 256 sentences of SST-2, sorted by length, in batches of 16,"
             " where only real tokens count."
         )
-    if "ibert_jax classifier" in named:
+    if CLASSIFIER in named:
         words += (
             " All compute the last hidden state of every token but for our classifiers, which"
             " compute of it what their logits need."

@@ -8,7 +8,6 @@ whole vectors. The leaves and their numbers are the same.
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,6 +16,7 @@ from flax import nnx
 from jax import lax
 
 from ibert_jax.frozen.network import integer_leaves, put_leaf
+from ibert_jax.frozen.parts import known_tokens
 from ibert_jax.integer.barrier import materialize
 from ibert_jax.layers.activation import IntegerAct
 from ibert_jax.layers.attention import IntegerContext
@@ -37,7 +37,7 @@ def requantize_by_head(network: nnx.Module, shape: Sequence[Any]) -> None:
         network: of integer leaves, stacked or not.
         shape: of the tokens, [..., T]; of an export, some of it symbols, which leave all as it is.
     """
-    if not all(isinstance(n, int) for n in shape) or math.prod(shape) < WORTH_IT:
+    if known_tokens(shape) < WORTH_IT:
         return
     leaves = integer_leaves(network)
     for path in [path for path, leaf in leaves.items() if type(leaf) is IntegerContext]:

@@ -24,6 +24,11 @@ SHARED = "head_mask"
 """The argument that has no rows."""
 
 
+def known_tokens(shape: Sequence[Any]) -> int:
+    """How many tokens a shape [..., T] has; of an export's, some of it symbols, 0."""
+    return math.prod(shape) if all(isinstance(n, int) for n in shape) else 0
+
+
 def parts_of(shape: Sequence[Any]) -> int:
     """Into how many parts of equally many rows a batch is cut; 1 where that does not pay.
 
@@ -32,10 +37,8 @@ def parts_of(shape: Sequence[Any]) -> int:
     Args:
         shape: of the tokens, [..., T]; of an export, some of it symbols, which leave it whole.
     """
-    if not all(isinstance(n, int) for n in shape) or jax.default_backend() != "cpu":
-        return 1
-    tokens, rows = math.prod(shape), shape[0]
-    if tokens < WORTH_IT:
+    tokens, rows = known_tokens(shape), shape[0]
+    if tokens < WORTH_IT or jax.default_backend() != "cpu":
         return 1
     fits = (n for n in range(2, rows + 1) if rows % n == 0 and LEAST <= tokens // n <= MOST)
     return next(fits, 1)

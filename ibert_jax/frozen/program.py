@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import math
 import os
 from collections.abc import Sequence
 from typing import Any, Self
@@ -24,7 +23,7 @@ from ibert_jax.frozen.fused import check_pallas, fuse_leaves
 from ibert_jax.frozen.fused_leaves import FUSING
 from ibert_jax.frozen.network import name_leaves
 from ibert_jax.frozen.packing import pack_matrices, unpack_matrices
-from ibert_jax.frozen.parts import in_parts, parts_of
+from ibert_jax.frozen.parts import in_parts, known_tokens, parts_of
 from ibert_jax.frozen.shared_shift import share_shifts
 from ibert_jax.frozen.states import StateScales
 from ibert_jax.frozen.streamed import in_streams, streams_of
@@ -165,8 +164,7 @@ class IntegerModel:
             and self.config.force_dequant == "none"
             and jax.default_backend() == "cpu"
             and least is not None
-            and all(isinstance(n, int) for n in shape)
-            and math.prod(shape) >= least
+            and known_tokens(shape) >= least
         )
 
     def integers(

@@ -134,9 +134,9 @@ class IBertEncoder(nnx.Module):
         if self.stacked is not None:
             depth = self.depth - (self.last is not None)
             rows, layer_of = layer_stack.turns(self.stacked, depth)
-            turns = rows, None if heads is None else heads[:depth]
+            scanned = rows, None if heads is None else heads[:depth]
             last, stacked = jax.lax.scan(
-                lambda hidden, row: run(hidden, (layer_of(row[0]), row[1])), hidden, turns
+                lambda hidden, row: run(hidden, (layer_of(row[0]), row[1])), hidden, scanned
             )
             emitted = [_row(stacked, index) for index in range(depth)]
         apart = [*self.layer] if self.last is None else [self.last]

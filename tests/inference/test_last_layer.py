@@ -6,6 +6,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -53,7 +54,7 @@ def test_a_program_costs_no_more_than_was_spent_for_want_of_it(
     assert len(compiled) * price <= spent
 
 
-def test_a_long_job_answers_the_same(monkeypatch: Any) -> None:
+def test_a_long_job_answers_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     """By both programs, of the packaged model; a batch is of 4 rows of 16 tokens."""
     monkeypatch.setattr(frozen_program, "FIRST_TOKEN_FROM", {"xla": LEAST})
     texts = [f"a {word} film" for word in ("good", "bad", "tired", "moving")] * 12
