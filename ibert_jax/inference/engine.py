@@ -63,7 +63,7 @@ class Engine:
         self.padded_tokens = 0
         devices = jax.local_devices() if devices is None else _distinct(devices)
         self._devices = len(devices)
-        self._compiled: set[tuple[tuple[int, ...], bool]] = set()
+        self._compiled: set[tuple[tuple[int, ...], bool | None]] = set()
         mesh = Mesh(np.asarray(devices), ("rows",))
         self._rows = NamedSharding(mesh, PartitionSpec("rows"))
         everywhere = NamedSharding(mesh, PartitionSpec())
@@ -75,8 +75,10 @@ class Engine:
             self._graph, program = nnx.split(program)
         elif task.config.force_dequant == "none":  # all integers, which padding does not change
             self._lengths = GrowingLengths(task.max_length, self._price)
-        if isinstance(program, IntegerModel):
-            self._last_layer = LastLayer(program, self._price)
+        if isinstance(program, IntegerModel) and program.whole_layers is None:
+            sparing = dataclasses.replace(program, whole_layers=False)
+            layers = program.config.num_hidden_layers
+            self._last_layer = LastLayer(sparing.spares_last_layer, layers, self._price)
         self._parameters = jax.device_put(program, everywhere)
 
     def run(self, encodings: Sequence[Encoding]) -> list[Any]:
@@ -94,7 +96,7 @@ class Engine:
         side_by_side = 1 if self._graph is not None else min(streams(), _AHEAD)
         for number, batch in enumerate(batches):
             shape = batch.input_ids.shape
-            whole = self._last_layer is not None and self._last_layer.whole(shape)
+            whole = None if self._last_layer is None else self._last_layer.whole(shape)
             new = (shape, whole) not in self._compiled
             if new:  # compiling shall be timed, beside nothing else
                 self._collect_all(pending, encodings, parts)
@@ -114,10 +116,10 @@ class Engine:
         self._price.computed(self.padded_tokens - padded, seconds)
         return parts
 
-    def compute(self, batch: Batch, encodings: Sequence[Encoding], whole: bool) -> Any:
+    def compute(self, batch: Batch, encodings: Sequence[Encoding], whole: bool | None) -> Any:
         """What the task selects of the outputs, arrays [B, ...] that are still being computed.
 
-        whole: whether by whole layers (`last_layer`).
+        whole: whether by whole layers (`last_layer`); None, as the program has it.
         """
         arrays = {
             "input_ids": batch.input_ids,
@@ -129,8 +131,8 @@ class Engine:
         if self._graph is not None:
             return _run_model(type(self.task), self._graph, self._parameters, arrays)
         program = self._parameters
-        if whole:
-            program = dataclasses.replace(program, whole_layers=True)
+        if whole is not None:
+            program = dataclasses.replace(program, whole_layers=whole)
         return _run_program(type(self.task), program, arrays)
 
     def _collect_all(

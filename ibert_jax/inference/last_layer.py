@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
+from collections.abc import Callable
 
-from ibert_jax.frozen import IntegerModel
 from ibert_jax.inference.price import Price
 
 _SPARED = 0.8
@@ -20,12 +20,15 @@ _SPARED = 0.8
 class LastLayer:
     """Chooses between a program of whole layers and one that spares most of the last.
 
-    program: that spares it where that pays. price: of a program.
+    spares: whether the latter does so for a shape (`IntegerModel.spares_last_layer`). layers: how
+        many there are. price: of a program.
     """
 
-    def __init__(self, program: IntegerModel, price: Price) -> None:
-        self._spares = program.spares_last_layer
-        self._share = _SPARED / program.config.num_hidden_layers
+    def __init__(
+        self, spares: Callable[[tuple[int, ...]], bool], layers: int, price: Price
+    ) -> None:
+        self._spares = spares
+        self._share = _SPARED / layers
         self._price = price
         self._spared: dict[tuple[int, ...], float] = defaultdict(float)
         self._in_use: set[tuple[int, ...]] = set()
