@@ -23,7 +23,7 @@ from ibert_jax.checkpoints.files import (
     indexed_files,
     write_tensors,
 )
-from ibert_jax.files import temporary_name, write_whole
+from ibert_jax.files import write_whole, written_together
 from ibert_jax.tokenizer import copy_tokenizer_files
 
 PICKLE = "pytorch_model.bin"
@@ -44,12 +44,9 @@ def convert(source: str | os.PathLike[str], output: str | os.PathLike[str]) -> N
     if problems:
         raise CheckpointError(source, problems)
     output.mkdir(parents=True, exist_ok=True)
-    temporary = temporary_name(output / WEIGHTS_FILE)
-    try:
-        write_tensors(temporary, tensors, {"format": "pt"})
-        temporary.replace(output / WEIGHTS_FILE)
-    finally:
-        temporary.unlink(missing_ok=True)
+    weights = output / WEIGHTS_FILE
+    with written_together([weights]) as temporary:
+        write_tensors(temporary[weights], tensors, {"format": "pt"})
     if source.resolve() != output.resolve():
         write_whole(output / CONFIG_FILE, (source / CONFIG_FILE).read_bytes())
         copy_tokenizer_files(source, output)

@@ -31,7 +31,7 @@ from conversion.from_fairseq import (
 from conversion.pickles import as_tensor, load_pickle
 from ibert_jax.checkpoints import Checkpoint, CheckpointError, keys, read_checkpoint
 from ibert_jax.config import IBertConfig
-from ibert_jax.files import temporary_name
+from ibert_jax.files import written_together
 
 HEADS = ("model", "masked_lm", "sequence_classification")
 
@@ -84,12 +84,8 @@ def convert(
         content = {**load_pickle(like), "model": _torch(state)}
     else:
         content = {"args": _arguments(checkpoint.config), "model": _torch(state)}
-    temporary = temporary_name(path)
-    try:
-        torch.save(content, temporary)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with written_together([path]) as temporary:
+        torch.save(content, temporary[path])
 
 
 def _obstacles(checkpoint: Checkpoint, *, alone: bool) -> list[str]:

@@ -63,14 +63,21 @@ def check_embeddings(inputs_embeds: Any, hidden_size: int, *, integers: bool = F
         raise TypeError(f"inputs_embeds must be floating-point, got {inputs_embeds.dtype}")
 
 
-def check_no_nan(name: str, array: Any) -> None:
-    """Floats that are all numbers, before they become integers."""
-    if isinstance(array, Tracer):
+def check_embedding_rows(rows: Any, hidden_size: int) -> None:
+    """Floats of shape [..., hidden_size] that are all numbers, before they become integers."""
+    if not _is_floating(rows):
+        raise TypeError(f"inputs_embeds must be floating-point, got {rows.dtype}")
+    if rows.shape[-1:] != (hidden_size,):
+        raise ValueError(
+            f"inputs_embeds must have shape [..., {hidden_size}], got {list(rows.shape)}"
+        )
+    if isinstance(rows, Tracer):
         return
-    wrong = np.argwhere(np.isnan(np.asarray(array)))
+    wrong = np.argwhere(np.isnan(np.asarray(rows)))
     if wrong.size:
         raise ValueError(
-            f"{name} must hold numbers, got NaN at index {wrong[0].tolist()}; what made them?"
+            f"inputs_embeds must hold numbers, got NaN at index {wrong[0].tolist()}; what made "
+            "them?"
         )
 
 

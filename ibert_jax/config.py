@@ -337,8 +337,12 @@ class IBertConfig:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes config.json; the file appears complete or not at all."""
+        write_whole(path, self.to_json())
+
+    def to_json(self) -> str:
+        """The text of config.json."""
         text = json.dumps(self.to_dict(), indent=2, sort_keys=True, ensure_ascii=False)
-        write_whole(path, text + "\n")
+        return text + "\n"
 
     @cached_property
     def _hash(self) -> int:

@@ -6,7 +6,7 @@ import json
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -28,15 +28,39 @@ def is_temporary(name: str) -> bool:
 def write_whole(path: str | os.PathLike[str], content: bytes | str) -> None:
     """Write a file, text as UTF-8; what was there before stays until the new one is complete."""
     path = Path(path)
-    temporary = temporary_name(path)
+    with written_together([path]) as temporary:
+        write_through(temporary, path, content)
+
+
+def write_through(temporary: Mapping[Path, Path], path: Path, content: bytes | str) -> None:
+    """Write one of ``written_together``, text as UTF-8, to the disk itself."""
+    with naming(path), temporary[path].open("wb") as file:
+        file.write(content.encode() if isinstance(content, str) else content)
+        file.flush()
+        os.fsync(file.fileno())  # or a loss of power may leave the name without the content
+
+
+@contextmanager
+def written_together(paths: Iterable[Path]) -> Iterator[dict[Path, Path]]:
+    """Temporary names for files that belong together: none changes before all are complete.
+
+    At the end those that were written take their places, in this order, and the places of the
+    others are empty. Where writing fails, all stay as they were.
+    """
+    temporary = {path: temporary_name(path) for path in paths}
     try:
-        with naming(path), temporary.open("wb") as file:
-            file.write(content.encode() if isinstance(content, str) else content)
-            file.flush()
-            os.fsync(file.fileno())  # or a loss of power may leave the name without the content
-        temporary.replace(path)
+        yield temporary
+        for path in temporary:
+            if path.is_dir():
+                raise IsADirectoryError(f"expected to write the file {path}, a folder is there")
+        for path, new in temporary.items():
+            if new.exists():
+                new.replace(path)
+            else:
+                path.unlink(missing_ok=True)
     finally:
-        temporary.unlink(missing_ok=True)
+        for new in temporary.values():
+            new.unlink(missing_ok=True)
 
 
 @contextmanager

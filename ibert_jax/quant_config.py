@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any, Self
@@ -70,12 +70,7 @@ class QuantConfig:
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
         """The inverse of :meth:`to_dict`; an unknown name is a ValueError."""
         values = {k: v for k, v in values.items() if (k, v) not in _ONCE_WRITTEN}
-        known = {f.name for f in dataclasses.fields(cls)}
-        unknown = sorted(set(values) - known)
-        if unknown:
-            raise ValueError(
-                f"QuantConfig: unknown settings {', '.join(unknown)}; it knows {', '.join(known)}"
-            )
+        _check_known(values)
         return cls(**values)
 
     def to_dict(self) -> dict[str, Any]:
@@ -88,6 +83,7 @@ class QuantConfig:
 
     def replace(self, **changes: Any) -> Self:
         """A copy with changes; raises ValueError as the constructor does."""
+        _check_known(changes)
         return dataclasses.replace(self, **changes)
 
     def width(self, setting: str, path: str) -> int:
@@ -97,6 +93,15 @@ class QuantConfig:
             if fnmatchcase(path, pattern):
                 found = dict(settings).get(setting, found)
         return found
+
+
+def _check_known(names: Iterable[str]) -> None:
+    known = [field.name for field in dataclasses.fields(QuantConfig)]
+    unknown = sorted(set(names) - set(known))
+    if unknown:
+        raise ValueError(
+            f"QuantConfig: unknown settings {', '.join(unknown)}; it knows {', '.join(known)}"
+        )
 
 
 # Settings of former versions, at the only value that was ever accepted.

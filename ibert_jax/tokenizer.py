@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from ibert_jax.files import write_whole
+from ibert_jax.files import write_through, written_together
 
 # Copied beside a saved model so that other tools find their tokenizer there too.
 TOKENIZER_FILES = (
@@ -242,21 +242,27 @@ class Tokenizer:
         """Write the tokenizer's files into a model directory, in place of those of another."""
         directory = Path(directory)
         directory.mkdir(parents=True, exist_ok=True)
-        own = self.directory is not None and self.directory.resolve() == directory.resolve()
-        if not own:
-            copy_tokenizer_files(self.directory, directory)
-        if not (directory / "tokenizer.json").is_file():
+        text = None
+        if self.directory is None or not (self.directory / "tokenizer.json").is_file():
             self.backend.no_truncation()
-            write_whole(directory / "tokenizer.json", self.backend.to_str(pretty=True))
+            text = self.backend.to_str(pretty=True)
+        elif self.directory.resolve() == directory.resolve():
+            return  # they are there
+        copy_tokenizer_files(self.directory, directory, text)
 
 
-def copy_tokenizer_files(source: Path | None, directory: Path) -> None:
-    """Let a directory hold the tokenizer's files that another one holds, and no others."""
+def copy_tokenizer_files(source: Path | None, directory: Path, text: str | None = None) -> None:
+    """Let a directory hold the tokenizer's files that another one holds, and no others.
+
+    text: of a ``tokenizer.json``, where the other one has none.
+    """
+    contents: dict[str, bytes | str] = {} if text is None else {"tokenizer.json": text}
     for name in TOKENIZER_FILES:
         if source is not None and (source / name).is_file():
-            write_whole(directory / name, (source / name).read_bytes())
-        else:
-            (directory / name).unlink(missing_ok=True)
+            contents[name] = (source / name).read_bytes()
+    with written_together([directory / name for name in TOKENIZER_FILES]) as temporary:
+        for name, content in contents.items():
+            write_through(temporary, directory / name, content)
 
 
 def check_text(text: Any, name: str) -> None:

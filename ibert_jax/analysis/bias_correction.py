@@ -61,8 +61,8 @@ def correct_biases(model: Model, batches: Iterable[Mapping[str, Any]]) -> Model:
     network: Any = model
     check_calibrated(network.leaves())
     check_uncorrected(network)
-    network.quantize(True)
     twin: Any = nnx.clone(model)
+    twin.quantize(True)
     set_life(twin, quantized=False, observing=False, deterministic=True, recording=False)
     shared = _Shared()
     wrap_leaves(twin, lambda path, leaf: _Paired(path, leaf, shared))
@@ -84,7 +84,7 @@ def correct_biases(model: Model, batches: Iterable[Mapping[str, Any]]) -> Model:
         bias[...] = bias[...] - jnp.asarray(total / max(count, 1), jnp.float32)
     noted = {**network.config.extra, CORRECTED: _digest(leaves)}
     network.config = network.config.replace(extra=noted)
-    return model
+    return network.quantize(True)
 
 
 def check_uncorrected(network: Any) -> None:

@@ -21,7 +21,7 @@ from ibert_jax.checkpoints.files import (
     write_tensors,
 )
 from ibert_jax.config import IBertConfig
-from ibert_jax.files import temporary_name
+from ibert_jax.files import write_through, written_together
 
 
 def write_checkpoint(
@@ -32,9 +32,9 @@ def write_checkpoint(
 ) -> None:
     """Writes ``config.json``, ``model.safetensors`` and, if calibrated, ``ranges.safetensors``.
 
-    Each file appears complete or not at all. Hugging Face's class finds every tensor it looks for
-    and no other. ``ranges.safetensors`` holds the activation ranges as they are; only we read it.
-    The published buffers get their extremes, which is all they can hold.
+    All of them are complete before any takes its place. Hugging Face's class finds every tensor
+    it looks for and no other. ``ranges.safetensors`` holds the activation ranges as they are; only
+    we read it. The published buffers get their extremes, which is all they can hold.
 
     Args:
       directory: made if it does not exist; other files in it are left alone.
@@ -65,10 +65,18 @@ def write_checkpoint(
         keys.checkpoint_key(head, name): array
         for name, array in (arrays | _published(config, ranges, kept)).items()
     }
-    directory.mkdir(parents=True, exist_ok=True)
-    _write_files(directory, stored, ranges, config.quantization.scheme)
     extra = {**config.extra, "architectures": [keys.HEADS[head].architecture]}
-    config.replace(extra=extra).save(directory / CONFIG_FILE)
+    directory.mkdir(parents=True, exist_ok=True)
+    names = (WEIGHTS_FILE, RANGES_FILE, CONFIG_FILE)
+    with written_together([directory / name for name in names]) as temporary:
+        weights, own_ranges, _ = temporary.values()
+        write_tensors(weights, stored, {"format": "pt"})  # Hugging Face insists on "pt"
+        if ranges:
+            info = {"weights_sha256": sha256(weights), "scheme": config.quantization.scheme}
+            write_tensors(own_ranges, ranges, info)
+        text = config.replace(extra=extra).to_json()
+        write_through(temporary, directory / CONFIG_FILE, text)
+        (directory / RANGES_FILE).unlink(missing_ok=True)  # never beside weights not their own
 
 
 def _head_of(config: IBertConfig, arrays: Mapping[str, np.ndarray]) -> str:
@@ -159,25 +167,3 @@ def _published_exp_of_zero(scale: float) -> float:
     0.35815147 * scale^2, times 2^30. (Published ranges of exponentials count in these integers.)
     """
     return math.floor(1.0 / (0.35815147 * scale**2)) * 2.0**30
-
-
-def _write_files(
-    directory: Path,
-    stored: Mapping[str, np.ndarray],
-    ranges: Mapping[str, np.ndarray],
-    scheme: str,
-) -> None:
-    weights, own_ranges = directory / WEIGHTS_FILE, directory / RANGES_FILE
-    new_weights, new_ranges = temporary_name(weights), temporary_name(own_ranges)
-    try:
-        write_tensors(new_weights, stored, {"format": "pt"})  # Hugging Face insists on "pt"
-        if ranges:
-            info = {"weights_sha256": sha256(new_weights), "scheme": scheme}
-            write_tensors(new_ranges, ranges, info)
-        own_ranges.unlink(missing_ok=True)  # never beside weights that are not its own
-        new_weights.replace(weights)
-        if ranges:
-            new_ranges.replace(own_ranges)
-    finally:
-        new_weights.unlink(missing_ok=True)
-        new_ranges.unlink(missing_ok=True)

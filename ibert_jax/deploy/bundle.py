@@ -15,7 +15,7 @@ import ibert_jax
 from ibert_jax.deploy.onnx_model import to_onnx
 from ibert_jax.deploy.signature import Signature
 from ibert_jax.deploy.stablehlo import to_stablehlo
-from ibert_jax.files import read_json_object, write_whole
+from ibert_jax.files import read_json_object, write_through, written_together
 from ibert_jax.frozen import IntegerModel
 
 FORMATS: dict[str, tuple[str, Callable[[Signature], bytes]]] = {
@@ -57,7 +57,7 @@ def export(
         ValueError: an unknown format, or a program that keeps operations in float.
         ModuleNotFoundError: the package that writes a format is missing.
     """
-    wanted = list(formats)
+    wanted = [formats] if isinstance(formats, str) else list(formats)
     if not wanted or not set(wanted) <= set(FORMATS):
         raise ValueError(f"expected formats of {', '.join(FORMATS)}, got {wanted}")
     if program.config.force_dequant != "none":
@@ -69,14 +69,16 @@ def export(
     contents = {FORMATS[name][0]: FORMATS[name][1](signature) for name in wanted}
     folder = Path(directory)
     folder.mkdir(parents=True, exist_ok=True)
-    if _described_hash(folder) not in (None, program.sha256()):
-        for name, _ in FORMATS.values():  # another model's, which would be taken for this one's
-            (folder / name).unlink(missing_ok=True)
-    for name, content in contents.items():
-        write_whole(folder / name, content)
-    write_whole(folder / GOLDEN_FILE, pack_tensors(signature.golden()))
+    contents[GOLDEN_FILE] = pack_tensors(signature.golden())
     text = json.dumps(_description(signature), indent=1, ensure_ascii=False) + "\n"
-    write_whole(folder / DESCRIPTION_FILE, text)
+    contents[DESCRIPTION_FILE] = text.encode()
+    names = list(contents)
+    if _described_hash(folder) not in (None, program.sha256()):
+        # Another model's, which would be taken for this one's, go.
+        names = list(dict.fromkeys([*(name for name, _ in FORMATS.values()), *contents]))
+    with written_together([folder / name for name in names]) as temporary:
+        for name, content in contents.items():
+            write_through(temporary, folder / name, content)
 
 
 def _described_hash(folder: Path) -> str | None:

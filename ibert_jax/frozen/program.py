@@ -290,7 +290,9 @@ class IntegerModel:
             int32 of the same shape: for rows of the model's own table, what it looks up.
 
         Raises:
-            ValueError: NaN, of which each platform would make another integer.
+            TypeError: what holds no floats.
+            ValueError: another number of channels; NaN, of which each platform would make another
+                integer.
         """
         scale = dict(self.scales).get(EMBEDS)
         if scale is None:
@@ -298,8 +300,9 @@ class IntegerModel:
                 "this integer model was frozen without the scale of its embeddings; freeze it "
                 "again, or pass input_ids"
             )
-        rows = jnp.asarray(as_array(inputs_embeds), jnp.float32)
-        checks.check_no_nan(EMBEDS, rows)
+        rows = as_array(inputs_embeds)
+        checks.check_embedding_rows(rows, self.config.hidden_size)
+        rows = jnp.asarray(rows, jnp.float32)
         quantization = self.config.quantization
         return quantize_rows(  # as the table itself
             rows,

@@ -33,7 +33,7 @@ from ibert_jax.files import alone_in, read_json_object, write_whole
 from ibert_jax.frozen.consistency import check_settings
 from ibert_jax.frozen.fingerprint import fingerprint
 from ibert_jax.frozen.network import frozen_network
-from ibert_jax.frozen.program import IntegerModel
+from ibert_jax.frozen.program import EMBEDS, IntegerModel
 from ibert_jax.frozen.states import StateScales
 from ibert_jax.integer.dyadic import Multiplier
 from ibert_jax.layers.activation import IntegerAct, IntegerNarrowAct, IntegerPass
@@ -224,6 +224,17 @@ def _load(folder: Path, manifest: dict[str, Any]) -> IntegerModel:
         ) from None
     if not all(math.isfinite(scale) and scale > 0 for scale in scales.values()):
         raise ValueError(f"{folder / MANIFEST_FILE} holds scales that are not positive: {scales}")
+    if not scales.keys() - {EMBEDS}:
+        raise ValueError(
+            f"{folder / MANIFEST_FILE} holds no scale of an output; it was altered or damaged, "
+            "freeze the model again"
+        )
+    wanted = (config.num_hidden_layers + 1, config.hidden_size)
+    if states is not None and (found := states.arrays()[0].shape) != wanted:
+        raise ValueError(
+            f"{folder / MANIFEST_FILE} holds scales of hidden states of shape {list(found)}, "
+            f"expected {list(wanted)}; it was altered or damaged, freeze the model again"
+        )
     model = IntegerModel.of(network, config, scales, states)
     _check_certificate(folder / CERTIFICATE_FILE, model)
     return model

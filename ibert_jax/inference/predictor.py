@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -211,6 +211,8 @@ class Predictor:
         """
         if isinstance(rows, str):
             raise TypeError("expected a list of texts, got one string; put it in a list")
+        if isinstance(rows, Mapping):
+            raise TypeError("expected a list of texts, got a mapping; pass the list in it")
         source = iter(rows)
         failure: Exception | None = None
         pending: tuple[_Window, Future[_Encoded]] | None = None

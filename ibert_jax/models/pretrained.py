@@ -91,6 +91,11 @@ class IBertPreTrainedModel(nnx.Module):
     @classmethod
     def check_batch(cls, config: IBertConfig, batch: Mapping[str, Any]) -> None:
         """Refuse a batch, arguments by name, as a call would that is not traced."""
+        if not isinstance(batch, Mapping):
+            raise TypeError(
+                f"expected a batch of arguments by name, such as {{'input_ids': ...}}, got "
+                f"{type(batch).__name__}; a tokenizer makes them of texts"
+            )
         names = {"input_ids", *EncoderInputs._fields, *cls.own_arguments}
         cls.prepared(config, "float", **{k: v for k, v in batch.items() if k in names})
 

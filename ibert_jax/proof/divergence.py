@@ -63,11 +63,14 @@ def first_divergence(
 
     Raises:
         ValueError: the runs do not have the same tensors, or a tensor not the same shape.
+        TypeError: a tensor that holds no integers.
     """
     mine, other = (
         run if isinstance(run, Mapping) else integer_tensors(run, input_ids, **arguments)
         for run in (first, second)
     )
+    if not mine and not other:
+        raise ValueError("expected two runs with tensors, got two without any")
     alone = [*(set(mine) - set(other)), *(set(other) - set(mine))]
     if alone:
         raise ValueError(
@@ -75,7 +78,7 @@ def first_divergence(
             "them only; compare two runs of one architecture"
         )
     for path, tensor in mine.items():
-        a, b = np.asarray(tensor, np.int64), np.asarray(other[path], np.int64)
+        a, b = (_integers(path, each) for each in (tensor, other[path]))
         if a.shape != b.shape:
             raise ValueError(
                 f"{path} has shape {a.shape} in the first run and {b.shape} in the second; "
@@ -86,6 +89,14 @@ def first_divergence(
             index = tuple(int(i) for i in where[0])
             return Divergence(path, index, int(a[index]), int(b[index]), len(where), a.size)
     return None
+
+
+def _integers(path: str, tensor: Any) -> np.ndarray:
+    """A tensor of a run, which must be one of integers: int64."""
+    array = np.asarray(tensor)
+    if not np.can_cast(array.dtype, np.int64):
+        raise TypeError(f"expected integers in {path}, got {array.dtype}: take `q` of a tensor")
+    return array.astype(np.int64)
 
 
 def integer_tensors(

@@ -66,11 +66,11 @@ def calibrate(
             configuration's; the configuration then holds the chosen one.
 
     Returns:
-        ``model``.
+        ``model``, in evaluation.
 
     Raises:
-        ValueError: there is no batch, or one that the model does not take; no such method, or
-            nothing to search in this scheme.
+        ValueError: NaN came out somewhere; there is no batch, or one that the model does not take;
+            no such method, or nothing to search in this scheme.
         TypeError: one batch in place of a list of them; an argument of the wrong type in one.
     """
     check_batches(batches)
@@ -139,6 +139,8 @@ def _observe(model: nnx.Module, batches: Batches, *, moving: bool) -> None:
         observer.observing = True
     try:
         _run(model, batches)
+        if any(np.isnan(observer.x_min[...]).any() for observer in observers):
+            raise ValueError("calibration met NaN; training may have failed, or a batch holds it")
     except BaseException:
         for observer, (low, high) in zip(observers, known, strict=True):
             observer.x_min[...], observer.x_max[...] = low, high

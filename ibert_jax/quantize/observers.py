@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, TypeVar
 
 from flax import nnx
@@ -31,15 +32,20 @@ def set_observers(model: Model, kind: str, *, momentum: float = 0.95) -> Model:
 
     Raises:
         ValueError: no such kind, or a momentum out of range.
+        TypeError: what has no ranges.
     """
     if kind not in KINDS:
         raise ValueError(f"kind must be one of {', '.join(KINDS)}, got {kind!r}")
     if not 0 <= momentum < 1:
         raise ValueError(f"momentum must be at least 0 and below 1, got {momentum!r}")
-    for _, module in nnx.iter_modules(model):
-        observer: Any = module
-        if hasattr(observer, "x_min"):
-            observer.frozen = kind == "frozen"
-            if kind != "frozen":
-                observer.momentum = momentum if kind == "ema" else -1
+    found: Iterable[Any] = nnx.iter_modules(model) if isinstance(model, nnx.Module) else ()
+    observers: list[Any] = [module for _, module in found if hasattr(module, "x_min")]
+    if not observers:
+        raise TypeError(
+            f"expected a model of this package with activation ranges, got {type(model).__name__}"
+        )
+    for observer in observers:
+        observer.frozen = kind == "frozen"
+        if kind != "frozen":
+            observer.momentum = momentum if kind == "ema" else -1
     return model

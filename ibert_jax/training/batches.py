@@ -7,12 +7,14 @@ chosen so that the least padding is left.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
 from ibert_jax.checks import IGNORED_LABEL
+from ibert_jax.settings import number_problem, raise_if_any
 from ibert_jax.training.features import TokenizedExamples
 from ibert_jax.training.masking import MULTIPLE, Masking, guesses
 
@@ -64,11 +66,24 @@ class Batcher:
         lengths: tuple[int, ...] | None = None,
         masking: Masking | None = None,
     ) -> None:
+        """Takes the lengths of the buckets, ascending, or how many there may be.
+
+        Raises:
+          ValueError: no whole number of at least 1, or an example longer than every bucket.
+        """
+        counts = {"batch_size": batch_size, "buckets": buckets}
+        raise_if_any("Batcher", [number_problem(k, v, 1, math.inf, int) for k, v in counts.items()])
+        longest = int(max(examples.lengths, default=0))
+        if lengths is not None and (sorted({*lengths}) != [*lengths] or lengths[-1:] < (longest,)):
+            raise ValueError(
+                f"Batcher: expected ascending lengths up to at least {longest} tokens, as long as "
+                f"the longest example, got {lengths}"
+            )
         self.examples = examples
         self.batch_size = batch_size
         self.pad_token_id = pad_token_id
         self.masking = masking
-        self.lengths = lengths or bucket_lengths(examples.lengths, buckets)
+        self.lengths = lengths if lengths is not None else bucket_lengths(examples.lengths, buckets)
         bucket = np.searchsorted(np.asarray(self.lengths), examples.lengths)
         self._members = [np.flatnonzero(bucket == index) for index in range(len(self.lengths))]
         self.steps_per_epoch = sum(-(-len(members) // batch_size) for members in self._members)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from fnmatch import fnmatchcase
 from typing import Any
@@ -9,6 +10,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
+
+from ibert_jax.settings import number_problem, raise_if_any
 
 _BACKBONE = "ibert."
 RateFactors = Iterable[tuple[str, float]]
@@ -96,18 +99,28 @@ def make_optimizer(
     """Clipping, then AdamW (betas 0.9 and 0.999, epsilon 1e-8) for a dict of named parameters.
 
     rate_factors: (pattern of names, factor of their learning rate); the decay scales along.
+
+    Raises ValueError for a weight decay below 0, a norm that is not above 0, or a factor below 0.
     """
+    factors = list(rate_factors)
+    tiny = math.nextafter(0, 1)
+    problems = [
+        number_problem("weight_decay", weight_decay, 0, math.inf, float),
+        number_problem("clip_norm", clip_norm, tiny, math.inf, float),
+        *(number_problem(f"the factor of {k!r}", v, 0, math.inf, float) for k, v in factors),
+    ]
+    raise_if_any("make_optimizer", problems)
 
     def mask(params: Mapping[str, jax.Array]) -> dict[str, bool]:
         return {name: decays(name) for name in params}
 
     def scaled(updates: Any) -> dict[str, jax.Array]:
-        return {name: x * rate_factor(name, rate_factors) for name, x in updates.items()}
+        return {name: x * rate_factor(name, factors) for name, x in updates.items()}
 
     chain = optax.chain(
         clip_by_global_norm(clip_norm),
         optax.adamw(schedule, weight_decay=weight_decay, mask=mask),
-        *([optax.stateless(lambda updates, params: scaled(updates))] if rate_factors else []),
+        *([optax.stateless(lambda updates, params: scaled(updates))] if factors else []),
     )
 
     def update(

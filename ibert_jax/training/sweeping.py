@@ -81,10 +81,15 @@ def _plan(
     planned = []
     for rate, qat_rate, seed in itertools.product(rates, qat, seeds):
         values = {"seed": seed, "learning_rate": rate, "qat_learning_rate": qat_rate}
-        directory = f"rate-{rate:g}-qat-{qat_rate:g}-seed-{seed}"
+        directory = f"rate-{_name(rate)}-qat-{_name(qat_rate)}-seed-{seed}"
         one = dataclasses.replace(options, output=str(Path(options.output) / directory), **values)
         planned.append(({"directory": directory, **values}, one))
     return planned
+
+
+def _name(rate: float) -> str:
+    """A rate in a folder's name, short where that says it all."""
+    return short if float(short := f"{rate:g}") == rate else repr(rate)
 
 
 def _by_rates(runs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
