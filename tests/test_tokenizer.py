@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
 
 import numpy as np
@@ -129,6 +131,22 @@ def test_save_then_load(directory: Path, tmp_path: Path) -> None:
     assert again.encode(text)[0].ids.tolist() == tokenizer.encode(text)[0].ids.tolist()
     tokenizer.save(directory)  # onto itself: nothing to copy, nothing lost
     assert (directory / "tokenizer.json").stat().st_size > 0
+
+
+def test_a_save_that_fails_leaves_the_tokenizer_that_was_there(
+    directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = tmp_path / "kept"
+    Tokenizer.load(directory).save(kept)
+    before = {path.name: path.read_bytes() for path in kept.iterdir()}
+
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, "full")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="full"):
+        Tokenizer(Backend(BPE())).save(kept)
+    assert {path.name: path.read_bytes() for path in kept.iterdir()} == before
 
 
 def test_refusals(directory: Path, tmp_path: Path) -> None:

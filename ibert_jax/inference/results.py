@@ -22,8 +22,9 @@ class Prediction:
     text: the text as given. label: the most probable label, for a model of several independent
         labels the list of those above one half joined by ", ", for a regression the empty string.
     score: the label's probability (of several, or of none above one half, the largest), or a
-        regression's value. probabilities: label to probability,
-        in the model's order; empty for a regression. tokens: how many tokens the model saw.
+        regression's value, of several the first. probabilities: label to probability, in the
+        model's order; for a regression of several values those, for one nothing.
+    tokens: how many tokens the model saw.
     truncated: whether the text was longer than the model reads, so that its end was not seen.
     pair: the second text, None where there was one only.
     """

@@ -120,11 +120,14 @@ def interpret(logits: np.ndarray, config: Any) -> tuple[str, float, dict[str, fl
     """Label, score and probabilities of one row of float32 logits [labels].
 
     The softmax (sigmoid for independent labels) runs here, on the host and in float64: the model's
-    own answer ends at the logits.
+    own answer ends at the logits. A regression has a number for its score; one of several numbers
+    has them all, by their labels' names, in place of probabilities.
     """
-    if config.problem_type == "regression" or config.num_labels == 1:
-        return "", float(logits[0]), {}
     names = [config.id2label[index] for index in range(config.num_labels)]
+    regression = config.problem_type == "regression"
+    if regression or (config.problem_type is None and config.num_labels == 1):
+        several = dict(zip(names, logits.tolist(), strict=True)) if len(names) > 1 else {}
+        return "", float(logits[0]), several
     if config.problem_type == "multi_label_classification":
         values = 1.0 / (1.0 + np.exp(-logits.astype(np.float64)))
         chosen = [name for name, value in zip(names, values, strict=True) if value > 0.5]

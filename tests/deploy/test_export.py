@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -222,3 +224,18 @@ def test_another_model_s_export_is_replaced(program: ib.IntegerModel, tmp_path: 
     assert stale.exists()
     export(frozen(ib.IBertForTokenClassification, "channel"), tmp_path)
     assert not stale.exists()
+
+
+def test_an_export_that_fails_leaves_what_was_there(
+    program: ib.IntegerModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    export(program, tmp_path)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    monkeypatch.setattr(os, "fsync", full_disk)
+    with pytest.raises(OSError, match="full"):
+        export(frozen(ib.IBertForTokenClassification, "channel"), tmp_path)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def full_disk(_: int) -> None:
+    raise OSError(errno.ENOSPC, "full")

@@ -153,6 +153,11 @@ def damage(folder: Path, how: str) -> None:
         manifest.write_text(json.dumps({**values, "sha256": "0" * 1000}))
     elif how == "a bad scale":
         manifest.write_text(json.dumps({**values, "scales": {"logits": -1.0}}))
+    elif how == "no scale":
+        manifest.write_text(json.dumps({**values, "scales": {}}))
+    elif how == "states of other layers":
+        states = {name: lines[1:] for name, lines in values["hidden_states"].items()}
+        manifest.write_text(json.dumps({**values, "hidden_states": states}))
 
 
 @pytest.mark.parametrize(
@@ -169,6 +174,8 @@ def damage(folder: Path, how: str) -> None:
         ("an unknown kind", "does not describe a model"),
         ("a long hash", "truncated or altered"),
         ("a bad scale", "not positive"),
+        ("no scale", "no scale of an output"),
+        ("states of other layers", "hidden states of shape"),
     ],
 )
 def test_a_damaged_directory_is_refused(tmp_path: Path, how: str, sentence: str) -> None:

@@ -167,6 +167,21 @@ def test_interpret_regression() -> None:
     assert interpret(np.asarray([2.5], np.float32), config) == ("", 2.5, {})
 
 
+def test_interpret_a_regression_of_several_values() -> None:
+    config = make_config(id2label=None, num_labels=3, problem_type="regression")
+    label, score, values = interpret(np.array([0.5, -2.0, 4.0], np.float32), config)
+    assert (label, score) == ("", 0.5)
+    assert values == {"LABEL_0": 0.5, "LABEL_1": -2.0, "LABEL_2": 4.0}
+
+
+def test_interpret_one_independent_label() -> None:
+    config = make_config(id2label=None, num_labels=1, problem_type="multi_label_classification")
+    label, score, values = interpret(np.array([0.5], np.float32), config)
+    assert label == "LABEL_0"
+    assert values == {"LABEL_0": score}
+    assert 0.6 < score < 0.7
+
+
 def test_interpret_survives_large_logits() -> None:
     label, score, _ = interpret(np.asarray([-3e38, 3e38], np.float32), make_config())
     assert (label, score) == ("positive", 1.0)

@@ -125,3 +125,11 @@ def test_a_tensor_of_the_second_run_alone_is_named():
     run = {"a": np.zeros(2, np.int64)}
     with pytest.raises(ValueError, match="same tensors: b is in one"):
         ib.first_divergence(run, {**run, "b": run["a"]})
+
+
+def test_runs_without_integers_do_not_agree():
+    """Or two runs of floats would, of which only whole parts were compared."""
+    with pytest.raises(TypeError, match="expected integers in a, got float64"):
+        ib.first_divergence({"a": np.array([1.7])}, {"a": np.array([1.2])})
+    with pytest.raises(ValueError, match="two without any"):
+        ib.first_divergence({}, {})

@@ -86,3 +86,9 @@ def test_what_observers_do_not_know_is_refused() -> None:
         ib.set_observers(act, "mean")
     with pytest.raises(ValueError, match="momentum must be at least 0 and below 1, got 1"):
         ib.set_observers(act, "ema", momentum=1)
+
+
+@pytest.mark.parametrize("model", ["model", None, nnx.Linear(2, 2, rngs=nnx.Rngs(0))])
+def test_what_has_no_ranges_is_refused(model: Any) -> None:
+    with pytest.raises(TypeError, match="expected a model of this package"):
+        ib.set_observers(model, "ema")

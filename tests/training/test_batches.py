@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from collections import Counter
+from typing import Any
 
 import numpy as np
 import pytest
@@ -132,3 +133,15 @@ def test_bucket_lengths_are_the_best(lengths: list[int], buckets: int) -> None:
         for some in itertools.combinations(candidates, count)
     )
     assert padded(found) == best
+
+
+@pytest.mark.parametrize("lengths", [(3,), (8, 4), ()])
+def test_an_example_longer_than_every_bucket_is_not_lost(lengths: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match="ascending lengths up to at least 7 tokens"):
+        Batcher(make_examples([2, 7]), batch_size=2, pad_token_id=PAD, lengths=lengths)
+
+
+@pytest.mark.parametrize("given", [{"batch_size": 0}, {"batch_size": 2.0}, {"buckets": 0}])
+def test_batches_of_nothing_are_refused(given: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=f"{next(iter(given))} must be an integer"):
+        Batcher(make_examples([2, 7]), **{"batch_size": 2, "pad_token_id": PAD, **given})

@@ -113,3 +113,12 @@ def test_no_layernorm_decays() -> None:
     assert len(norms) == 4
     assert not any(decays(f"{path}.weight") for path in norms)
     assert decays("lm_head.dense.weight")
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"clip_norm": -1.0}, {"clip_norm": 0.0}, {"weight_decay": -0.1}, {"weight_decay": "0.1"}],
+)
+def test_what_would_train_uphill_is_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=f"{next(iter(wrong))} must be a number"):
+        make_optimizer(lambda step: 0.5, **{"weight_decay": 0.1, "clip_norm": 1.0, **wrong})
