@@ -69,6 +69,13 @@ def test_few_lengths_at_first(longest: int, few: set[int]) -> None:
     assert {lengths.choose(ROWS, n) for n in range(1, longest + 1)} == few
 
 
+def test_a_price_is_unknown_until_something_was_compiled_and_computed() -> None:
+    compiled, computed = Price(), Price()
+    compiled.compiled(2.0)
+    computed.computed(1000, 2.5)
+    assert compiled.tokens() == computed.tokens() == math.inf
+
+
 def test_a_length_joins_when_it_would_have_paid() -> None:
     price = Price()
     price.compiled(9.0)  # a first one, which takes longer
@@ -126,3 +133,12 @@ def test_a_length_that_joined_takes_what_it_spared_along() -> None:
     lengths = GrowingLengths(128, priced_at(800))
     assert [lengths.choose(8, 49) for _ in range(9)] == [64] * 8 + [52]
     assert [lengths.choose(8, 53) for _ in range(13)] == [64] * 12 + [56]
+    lengths = GrowingLengths(128, priced_at(800))
+    assert [lengths.choose(8, 20) for _ in range(8)] == [32] * 8
+    assert [lengths.choose(8, 49) for _ in range(9)] == [64] * 8 + [52]
+    assert lengths.choose(8, 20) == 20, "what would have spared elsewhere still counts"
+
+
+def test_the_length_that_spares_most_joins_first() -> None:
+    lengths = GrowingLengths(128, priced_at(800))  # of two rows 52 spares 96 tokens, 56 128
+    assert [lengths.choose(8, n) for n in [49, 53] * 6 + [49]] == [64] * 12 + [56]

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from jax import lax
 
+from ibert_jax.proof import rules_matmul
 from ibert_jax.proof.intervals import Bounded, analyze
 
 SHAPE = (2, 3, 4)
@@ -95,14 +96,17 @@ CASES = {
     "reverse": (lambda x, y: x[:, :, ::-1], 2**27),
     "concatenate": (lambda x, y: jnp.concatenate([x, y, x], axis=2), 2**27),
     "concatenate rows": (lambda x, y: jnp.concatenate([x, y], axis=0), 2**27),
+    "split": (lambda x, y: lax.split(x, (2, 2), 2)[1] - y[:, :, :2], 2**27),
     "stack": (lambda x, y: jnp.stack([x, y], axis=1), 2**27),
+    "unstack": (lambda x, y: jnp.unstack(x, axis=1)[2], 2**27),
     "pad": (lambda x, y: jnp.pad(x, ((0, 0), (1, 2), (0, 0)), constant_values=-5), 2**27),
     "tile": (lambda x, y: jnp.tile(x, (1, 2, 3)), 2**27),
     "take": (lambda x, y: jnp.take(x[0], y & 1, axis=0, mode="clip"), 2**27),
     "take fill": (lambda x, y: jnp.take(x[0, 0], y, fill_value=-7), 2**7),
     "index": (lambda x, y: x[:, 1, jnp.array([0, 3])], 2**27),
     "dynamic slice": (lambda x, y: lax.dynamic_slice(x, (0, y[0, 0, 0], 0), (2, 2, 4)), 2**27),
-    "update slice": (lambda x, y: lax.dynamic_update_slice(x, y[:, :1], (0, 1, 0)), 2**27),
+    "dynamic slices": (lambda x, y: lax.dynamic_slice(x, (0, y[0, 0, 0], 1), (2, 2, 2)), 2**27),
+    "update slice": (lambda x, y: lax.dynamic_update_slice(x, y[:, :2], (0, 1, 0)), 2**27),
     "scatter": (lambda x, y: x.at[:, 1].set(y[:, 0]), 2**27),
     "iota": (lambda x, y: lax.broadcasted_iota(jnp.int32, SHAPE, 2) * x, 2**27),
     "batched dot": (lambda x, y: dot(x, y, ROWS), 2**14),
@@ -128,9 +132,12 @@ CASES = {
 }  # fmt: skip
 
 
-def draw_bounds(rng, magnitude):
-    """Random lo <= hi: one for all, per channel, per element, or exact."""
-    shape = [(), (4,), (3, 1), SHAPE][rng.integers(4)]
+BOUNDS = ((), (4,), (3, 1), SHAPE)
+"""Shapes of bounds: one for all, per channel, per row, per element."""
+
+
+def draw_bounds(rng, magnitude, shape):
+    """Random lo <= hi, some of them exact."""
     ends = rng.integers(-magnitude, magnitude, (2, *shape), dtype=np.int64)
     scale = rng.choice([1, 1, 16, 4096])
     return np.sort(ends // scale, axis=0) if rng.random() < 0.9 else np.stack([ends[0], ends[0]])
@@ -149,13 +156,15 @@ def test_results_lie_in_their_ranges(name):
     jitted = jax.jit(function)
     rng = np.random.default_rng(sum(map(ord, name)))
     proved = 0
-    for _ in range(DRAWS):
-        x, y = draw_bounds(rng, magnitude), draw_bounds(rng, magnitude)
+    for draw in range(DRAWS):
+        x = draw_bounds(rng, magnitude, BOUNDS[draw % 4])
+        y = draw_bounds(rng, magnitude, BOUNDS[rng.integers(4)])
         proof = analyze(function, *(Bounded(SHAPE, np.int32, *b) for b in (x, y)))
         (result,) = proof.results
         proved += proof.ok
         for _ in range(4):
             out = np.asarray(jitted(draw_inputs(rng, *x), draw_inputs(rng, *y))).astype(np.int64)
+            assert np.broadcast_shapes(result.lo.shape, result.hi.shape, out.shape) == out.shape
             assert np.ndim(result.lo) == out.ndim
             assert np.all(result.lo <= out), f"{name}: {out.min()} under {result.least}"
             assert np.all(out <= result.hi), f"{name}: {out.max()} over {result.most}"
@@ -209,6 +218,9 @@ def test_a_proof_fails_exactly_where_a_wrap_can_occur(name, dtype):
     assert outcomes == {True, False}
 
 
+HALVES = np.full((1, 1, 1), 0.5, np.float32)
+
+
 def test_known_columns_are_bounded_exactly():
     """Both ends of every column of a product with a known matrix are reached."""
     rng = np.random.default_rng(1)
@@ -225,12 +237,26 @@ def test_known_columns_are_bounded_exactly():
     assert np.array_equal(result.lo, (least * wide).sum(1)[None])
 
 
+@pytest.mark.parametrize("largest", [rules_matmul._LARGEST, 5])
+def test_products_of_batches_that_vary_apart(largest, monkeypatch):
+    """Also where one bound must do for all rows of a batch, or there would be too many."""
+    monkeypatch.setattr(rules_matmul, "_LARGEST", largest)
+    shape, dims = (2, 2, 3, 4), (((3,), (3,)), ((0, 1), (0, 1)))
+    x, y = (np.arange(3, 5).reshape(own) for own in ((2, 1, 1, 1), (1, 2, 1, 1)))
+    ranges = Bounded(shape, np.int32, -x, x), Bounded(shape, np.int32, -y, y)
+    (result,) = analyze(lambda x, y: dot(x, y, dims), *ranges).results
+    assert np.all(result.hi >= 4 * x * y) and np.all(result.lo <= -4 * x * y)
+
+
 @pytest.mark.parametrize(
     ("function", "reason"),
     [
         (lambda x: lax.div(x, x), "may be zero"),
+        (lambda x: lax.div(x, jnp.minimum(x, 0)), "divisor in [-1000, 0] may be zero"),
+        (lambda x: lax.rem(x, jnp.maximum(x, 0)), "divisor in [0, 1000] may be zero"),
         (lambda x: x << x, "leaves [0, 31]"),
         (lambda x: x >> 32, "leaves [0, 31]"),
+        (lambda x: x >> jnp.clip(x, -1, 3), "shift by [-1, 3] leaves [0, 31]"),
         (lambda x: x.astype(jnp.int8), "leaves int8"),
         (lambda x: x.astype(jnp.uint32), "leaves uint32"),
         (lambda x: x.astype(jnp.float32), "not an integer type"),
@@ -240,6 +266,9 @@ def test_known_columns_are_bounded_exactly():
         (lambda x: lax.fori_loop(0, 10**6, lambda i, c: c, x), "turns"),
         (lambda x: jax.pure_callback(lambda v: v, x, x), "no rule"),
         (lambda x: x.astype(jnp.int4).astype(jnp.int32), "not an integer type of 8 to 64 bits"),
+        (lambda x: x + jnp.asarray(HALVES).astype(jnp.int32), "float32 is not an integer type"),
+        (lambda x: lax.bitcast_convert_type((x & 1).astype(jnp.int8), jnp.int32), "bitcast from"),
+        (lambda x: lax.reduce(x, np.int32(0), lax.bitwise_or, (1,)), "bitwise reduction"),
         (lambda x: x.at[0].apply(lambda v: v * np.int32(2**26)), "a scatter that applies"),
         (lambda x: lax.reshape(x, x.shape[::-1], (2, 0, 1)), "a reshape that transposes"),
     ],

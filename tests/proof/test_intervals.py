@@ -191,6 +191,12 @@ def test_clips_tell_whether_they_act():
     assert all(clip.reached == (-20, 20) for clip in proof.clips)
 
 
+def test_a_clip_whose_limits_are_ranges_lets_through_what_the_closest_do():
+    low, high = Bounded((4,), np.int32, -10, -5), Bounded((4,), np.int32, 5, 10)
+    (clip,) = analyze(lax.clamp, low, Bounded((4,), np.int32, -7, 7), high).clips
+    assert clip.limits == (-5, 5) and clip.acts
+
+
 def test_steps_tell_the_bits_they_need():
     def steps(x):
         return (x + 100) * 1000

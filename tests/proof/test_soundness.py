@@ -55,6 +55,13 @@ def test_products_that_leave_int64_too(terms: int, highest: int) -> None:
         assert "leaves int32" in refused(product, x, x)
 
 
+def test_channels_without_bounds_hide_no_others() -> None:
+    """The largest of the lower ends is 0; eight others of a row sum to -2^64, 0 for NumPy."""
+    lowest = np.array([*[-(2**31)] * 8, 0])
+    x, y = Bounded((2, 9), I32, lowest, 0), Bounded((2, 9), I32, 0, 2**30)
+    assert "leaves int32" in refused(product, x, y)
+
+
 def test_sums_that_leave_int64_too() -> None:
     big = Bounded((16,), np.int64, 0, 2**62)
     with jax.enable_x64(True):
@@ -63,9 +70,16 @@ def test_sums_that_leave_int64_too() -> None:
             lambda x: jnp.cumsum(x),
             lambda x: x + x,
             lambda x: x << np.int64(1),
+            lambda x: x * np.int64(4),
             lambda x: -(-x - x),
         ):
             assert "leaves int64" in refused(function, big)
+        for function in (jnp.sum, jnp.cumsum):  # of 2^64, which is 0 for NumPy
+            assert "leaves int64" in refused(function, Bounded((16,), np.int64, 0, 2**60))
+        flags = Bounded((2,), np.int64, 0, 1)
+        assert "leaves int64" in refused(lambda x: x << np.int64(63), flags)
+    many = Bounded((2**34,), I32, 0, 2**30)
+    assert "leaves int32" in refused(lambda x: jnp.sum(x, dtype=jnp.int32), many)
 
 
 def test_integers_of_64_bits_keep_their_ranges() -> None:
@@ -86,6 +100,7 @@ def test_integers_of_64_bits_keep_their_ranges() -> None:
             got = jax.jit(function)(draw)
             assert proof.results[0].least <= int(got.min())
             assert int(got.max()) <= proof.results[0].most
+        holds(lax.clz, (Bounded((1,), np.int64, 2**54 - 1, 2**54 - 1),), draw[1:2])
         read = analyze(lambda x: lax.bitcast_convert_type(x, np.int64), unsigned).results[0]
         assert (read.least, read.most) == (-(2**63), 2**63 - 1)
         assert analyze(lambda x: x, unsigned).results[0].most == 2**64 - 1
@@ -140,11 +155,42 @@ def test_bits_read_otherwise_are_not_those_of_the_turn_before() -> None:
     holds(looped, (start, other, Bounded((), I32, 0, 3)), *drawn, I32(3))
 
 
+def test_bits_read_otherwise_are_those_that_a_loop_leaves() -> None:
+    """Ranges stand still, while the numbers that they are of change places."""
+    start, other = Bounded((4,), I8, -1, 1), jax.ShapeDtypeStruct((4,), I8)
+    drawn = np.array([-1, 0, 1, 1], I8), np.array([-128, 0, 1, 127], I8)
+
+    def scanned(x: jax.Array, z: jax.Array) -> Any:
+        def body(carry: Any, _: None) -> Any:
+            return (carry[1], carry[0] ^ np.int8(-128)), None
+
+        (first, _), _ = lax.scan(body, (x, z), None, length=3)
+        return lax.bitcast_convert_type(first, jnp.uint8)
+
+    holds(scanned, (start, other), *drawn)
+
+    def looped(x: jax.Array, z: jax.Array, n: jax.Array) -> Any:
+        state = n, x ^ np.int8(-128)
+        _, last = lax.while_loop(lambda s: s[0] > 0, lambda s: (s[0] >> 1, z), state)
+        return lax.bitcast_convert_type(last, jnp.uint8)
+
+    holds(looped, (start, other, Bounded((), I32, 0, 1)), *drawn, I32(1))
+
+    def looped_later(x: jax.Array, z: jax.Array, n: jax.Array) -> Any:
+        def body(state: Any) -> Any:
+            return state[0] >> 1, state[2] ^ np.int8(-128), z
+
+        _, last, _ = lax.while_loop(lambda state: state[0] > 0, body, (n, z, x))
+        return lax.bitcast_convert_type(last, jnp.uint8)
+
+    holds(looped_later, (start, other, Bounded((), I32, 1, 3)), *drawn, I32(3))
+
+
 def test_an_unsigned_number_shifted_with_its_sign() -> None:
     def shift(x: jax.Array) -> jax.Array:
         return lax.shift_right_arithmetic(x, jnp.uint32(4))
 
-    assert "first bit" in refused(shift, jax.ShapeDtypeStruct((2,), U32))
+    assert "first bit" in refused(shift, Bounded((2,), U32, 0, M + 1))
     holds(shift, (Bounded((2,), U32, 0, M),), np.array([0, M], U32))
 
 
@@ -157,9 +203,13 @@ def test_a_surplus_is_what_the_other_lowering_adds() -> None:
         return dot_u8_s8(a, weight, ROWS, surplus)
 
     holds(mixed, (a, weight, right), np.full((4, 3), 255, U8), weight, right)
-    assert "not 128 times" in refused(mixed, a, weight, right + 1)
+    assert "not 128 times" in refused(mixed, a, weight, right + np.array([[0, 1]], I32))
     unknown = Bounded((2, 3), I8, -128, 127)
     assert "by int8 operands" in refused(mixed, a, unknown, Bounded((1, 2), I32, M, M))
+    assert "by int8 operands" in refused(mixed, a, weight, Bounded((1, 2), I32, right, M))
+    assert "by int8 operands" in refused(mixed, a, unknown, Bounded((1, 2), I32, -M, -M))
+    zeros = Bounded((4, 3), U8, 0, 0)  # -128 as int8
+    assert "by int8 operands" in refused(mixed, zeros, unknown, Bounded((1, 2), I32, M, M))
     many = Bounded((1, MOST_TERMS + 1), U8, 0, 1)
     assert "more than" in refused(mixed, many, np.ones((1, MOST_TERMS + 1), I8), right[:, :1])
 
@@ -177,7 +227,9 @@ def test_lemmas_are_asked_inside_their_domain() -> None:
 
 def test_what_has_no_one_meaning_is_not_proved() -> None:
     cases = [Bounded((2,), I32, v, v + 1) for v in (0, 10, 20)]
-    assert "of 3" in refused(lax.select_n, Bounded((2,), I32, 0, 3), *cases)
+    for least, most in ((0, 3), (-1, 2)):
+        assert "of 3" in refused(lax.select_n, Bounded((2,), I32, least, most), *cases)
+    assert "no range" in refused(lambda x: x + 1, Bounded((2,), I32, 5, 3))
     flags = np.ones((1, 3), bool)
     assert "booleans" in refused(lambda x, y: lax.dot_general(x, y, ROWS), flags, flags)
     empty = Bounded((2, 0), I32, 0, 5)
