@@ -16,8 +16,9 @@ import ibert_jax as ib
 from ibert_jax.frozen import program as programs
 from ibert_jax.frozen.folding import FoldedLeaf
 from ibert_jax.frozen.network import integer_leaves, unstack_layers
-from ibert_jax.frozen.shared_shift import share, share_shifts
+from ibert_jax.frozen.shared_shift import _largest, share, share_shifts
 from ibert_jax.integer.dyadic import Multiplier, clip_bits, rescale
+from ibert_jax.layers.linear import IntegerLinear
 
 from .conftest import ragged
 from .test_folding import MODELS, NARROW, WIDE, integers, multipliers, on_device
@@ -101,14 +102,28 @@ def test_layers_have_shifts_of_their_own() -> None:
 
 @pytest.mark.parametrize(
     ("changed", "value"),
-    [("m", 2**15), ("m", -(2**15)), ("offset", 2**30 + 1), ("shift", 0), ("shift", 31)],
-)
+    [
+        ("m", 2**15), ("m", -(2**15)), ("offset", 2**30 + 1), ("shift", 0), ("shift", 31),
+        ("pre", -1), ("pre", 25),
+    ],
+)  # fmt: skip
 def test_constants_that_might_overflow_are_left_for_a_proof(changed: str, value: int) -> None:
-    constants = {"m": 20000, "offset": 1, "shift": 1}
+    constants = {"m": 20000, "offset": 1, "shift": 1, "pre": 0}
     arrays = {name: np.array([each, each], np.int32) for name, each in constants.items()}
     assert share(Multiplier(**arrays), 2**20, wide=False, stacked=False) is not None  # type: ignore[arg-type]
     arrays[changed][1] = value
     assert share(Multiplier(**arrays), 2**20, wide=False, stacked=False) is None  # type: ignore[arg-type]
+
+
+def test_the_bounds_of_a_sum_s_operands_are_reached() -> None:
+    """By a row and weights of -128 and the largest bias: no smaller bound would do."""
+    leaves = integer_leaves(ib.IntegerModel.load(MODELS / "channel").network).values()
+    dense = next(leaf for leaf in leaves if isinstance(leaf, IntegerLinear))
+    weight = np.full((3, 40), -128, np.int8)
+    dense = dataclasses.replace(dense, weight=weight, bias=np.array([5, 700, -9], np.int32))
+    reached = weight[1].astype(int) @ np.full(40, -128) + 700
+    assert _largest("output.ln_input_act", {"output.dense": dense}, 2) == [reached, 2**21]
+    assert _largest("output.ln_input_act", {}, 2) == [2**31] * 2, "nothing is known"
 
 
 def plain_program(program: ib.IntegerModel, monkeypatch: pytest.MonkeyPatch) -> ib.IntegerModel:
