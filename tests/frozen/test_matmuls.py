@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import jax
@@ -26,17 +27,26 @@ def enlarged(array: jax.Array) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(tuple(AS_IN_BASE.get(n, n) for n in array.shape), array.dtype)
 
 
-@pytest.mark.parametrize(("size", "batch", "length"), [("own", 1, 32), ("base", 8, 128)])
+@pytest.mark.parametrize(
+    ("size", "batch", "length", "whole"),
+    [("own", 1, 32, True), ("base", 8, 128, True), ("base", 8, 128, False)],
+)
 def test_encoder_stays_8_bit(
-    size: str, batch: int, length: int, vectorized: bool, monkeypatch: pytest.MonkeyPatch
+    size: str,
+    batch: int,
+    length: int,
+    whole: bool,
+    vectorized: bool,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     expected = ENCODER
     if size == "base":
         monkeypatch.setattr(layer_stack, "LARGE", 2**19)  # as many matrices apart as in BERT-base
-        expected += 2 * (LAYERS - 2) + ENCODER  # the last layer, for the first token alone
     program: Any = ib.IntegerModel.load(default_directory())
     if size == "base":
-        program = jax.tree.map(enlarged, program)
+        program = dataclasses.replace(jax.tree.map(enlarged, program), whole_layers=whole)
+        # The last layer by itself, where it is for the first token alone.
+        expected += 2 * (LAYERS - 1) if whole else 2 * (LAYERS - 2) + ENCODER
     ids = jax.ShapeDtypeStruct((batch, length), jnp.int32)
     found = census(lambda p, ids: p.integers(ids, attention_mask=ids), program, ids)
     matmuls = {kind: n for kind, n in found.operations[HLO].items() if kind.startswith("dot")}
