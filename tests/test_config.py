@@ -264,6 +264,8 @@ def test_a_missing_file_is_named(tmp_path: Path):
 
 
 def test_settings_that_never_had_an_effect_are_read_and_forgotten():
+    with pytest.raises(ValueError, match=r"unknown settings weight_bit; it knows .*weight_bits"):
+        QuantConfig().replace(weight_bit=4)
     assert QuantConfig.from_dict({"gelu_migration": 1.0, "value_migration": 1.0}) == QuantConfig()
     with pytest.raises(ValueError, match="unknown settings gelu_migration"):
         QuantConfig.from_dict({"gelu_migration": 0.5})

@@ -103,6 +103,10 @@ def test_what_cannot_be_measured_is_refused(model: ib.IBertForSequenceClassifica
         with pytest.raises(TypeError, match="got one batch; put it in a list"):
             refused(model, BATCH)
     assert all(np.array_equal(value, before[name]) for name, value in fresh.tensors().items())
+    in_float = nnx.clone(model).quantize(False)
+    with pytest.raises(TypeError, match="input_ids"):
+        ib.correct_biases(in_float, [{"input_ids": "good film"}])
+    assert not in_float.config.quant_mode, "in the life that it was in"
 
 
 def test_the_report_of_a_calibration(model: ib.IBertForSequenceClassification) -> None:

@@ -116,6 +116,8 @@ def test_one_string_is_refused(program: CountingProgram, tokenizer: Tokenizer) -
     for ask in (predictor, predictor.predict, predictor.stream, predictor.logits):
         with pytest.raises(TypeError, match="put it in a list"):
             list(ask("good film"))
+        with pytest.raises(TypeError, match="got a mapping; pass the list in it"):
+            list(ask({"text": ["good film"]}))
 
 
 @pytest.mark.parametrize(

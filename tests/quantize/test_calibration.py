@@ -98,6 +98,21 @@ def test_what_calibrate_does_not_know_is_refused() -> None:
         ib.calibrate(make(), [], "mse")
     with pytest.raises(TypeError, match="a list of batches, got one batch; put it in a list"):
         ib.calibrate(make(), BATCHES[0])
+    with pytest.raises(TypeError, match=r"arguments by name, .* got str; a tokenizer makes them"):
+        ib.calibrate(make(), ["a good film"])  # type: ignore[list-item]
+
+
+def test_a_calibration_that_met_nan_leaves_the_ranges_as_they_were(
+    widest: dict[str, np.ndarray],
+) -> None:
+    model = ib.calibrate(make(), BATCHES)
+    bias = model.ibert.encoder.layer[0].intermediate.dense.bias
+    bias[...] = bias[...].at[3].set(jnp.nan)
+    with pytest.raises(ValueError, match="calibration met NaN"):
+        ib.calibrate(model, BATCHES)
+    assert model.config.quant_mode
+    for path, found in ranges(model).items():
+        np.testing.assert_array_equal(found, widest[path])
 
 
 class Network(nnx.Module):
