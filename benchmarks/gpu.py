@@ -14,6 +14,7 @@ that runs. What fails is said and left out; what is known is written at once.
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import os
 import statistics
@@ -36,7 +37,7 @@ PACKAGES = ("jax", "jaxlib", "flax", "torch", "transformers", "triton", "numpy")
 PEAKS = {"H200": 1979e12, "H100": 1979e12, "A100": 624e12}
 """Dense int8 operations a second by NVIDIA's datasheets (SXM)."""
 SECONDS_A_ROUND = 0.25
-PROFILED = (PALLAS, XLA, BFLOAT16)
+PROFILED = [PALLAS, XLA, BFLOAT16]
 
 
 def inputs(case: str) -> tuple[np.ndarray, np.ndarray]:
@@ -50,7 +51,10 @@ def inputs(case: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def worker(name: str, folder: Path, case: str) -> None:
-    """Makes a contender, then answers each line of standard input with one of JSON."""
+    """Makes a contender when it is asked to, then answers each line with one of JSON."""
+    for package in ("torch", "transformers") if name.startswith("torch") else ("jax", "ibert_jax"):
+        importlib.import_module(package)
+    sys.stdin.readline()
     started = time.perf_counter()
     forward = CONTENDERS[name](folder, *inputs(case))
     forward.wait(forward.launch())
@@ -114,23 +118,23 @@ def device_name() -> str:
 
 def measure(options: argparse.Namespace, case: str) -> dict[str, Any]:
     """Seconds of every round, first calls and peak memory of every contender that works."""
-    running: dict[str, Worker] = {}
+    running = {
+        name: Worker(__file__, "--worker", name, *shared(options, case), **kept(options))
+        for name in options.only
+    }
     found: dict[str, Any] = {}
-    for name in options.only:
-        if time.monotonic() > options.deadline:
-            print(f"  {name} is left out: no time left (--minutes)")
-            continue
-        started = Worker(__file__, "--worker", name, *shared(options, case), **kept(options))
+    for name, started in list(running.items()):
         try:
+            if time.monotonic() > options.deadline:
+                raise RuntimeError("no time left (--minutes)")
             # One after the other: XLA times kernels while it compiles.
-            found[name] = {**started.ask(), "seconds": []}
+            found[name] = {**started.ask("make"), "seconds": []}
             started.ask("run")
         except RuntimeError as error:
             print(f"  {name} is left out: {error}", flush=True)
             found.pop(name, None)
-            started.close()
+            running.pop(name).close()
             continue
-        running[name] = started
         print(f"  {name} is ready ({found[name]['first']:.0f} s)", flush=True)
     for _ in range(options.rounds):
         for name, contender in running.items():
@@ -167,14 +171,14 @@ def profile(options: argparse.Namespace, case: str) -> dict[str, Any]:
     """Milliseconds by stage; without CUDA graphs, which would hide what is inside."""
     found = {}
     flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_gpu_enable_command_buffer="
-    for name in PROFILED:
+    for name in options.profile:
         if name not in options.only or time.monotonic() > options.deadline:
             continue
         started = Worker(
             __file__, "--worker", name, *shared(options, case), XLA_FLAGS=flags.strip()
         )
         try:
-            started.ask()
+            started.ask("make")
             found[name] = started.ask("profile")["stages"]
         except RuntimeError as error:
             print(f"  the profile of {name} is left out: {error}")
@@ -224,6 +228,7 @@ def main() -> int:
     parser.add_argument("--cache", type=Path, required=True, help="where models are prepared")
     parser.add_argument("--cases", nargs="+", help="batch x length; 128x128 by default")
     parser.add_argument("--only", nargs="+", choices=[*CONTENDERS], default=[*CONTENDERS])
+    parser.add_argument("--profile", nargs="*", choices=PROFILED, default=PROFILED)
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--minutes", type=float, default=9, help="after which nothing is begun")
     parser.add_argument("--record", type=Path, help="write the figures to this JSON file")

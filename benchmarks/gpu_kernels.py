@@ -5,9 +5,9 @@
 
 Of RoBERTa-base at 128 x 128 tokens: products with what follows them, by Triton and (on an H100 or
 H200) by Hopper's own instructions; residual sum, LayerNorm and copy with more and fewer warps a
-row; attention cut otherwise. Printed are microseconds, launching included, and whether all forms of
-a kernel made the same integers. Each runs in a process of its own, for a kernel that waits for what
-never comes stops a GPU's process for good.
+row; attention cut otherwise. Printed are microseconds, launching included, and whether all forms
+of a kernel made the same integers. Each is a process of its own, for a kernel that waits for what
+never comes stops a GPU's process for good; rounds go from one to the next.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ import argparse
 import hashlib
 import json
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -28,6 +27,7 @@ import jax.numpy as jnp
 import numpy as np
 from gemm import constants, draw, epilogue, folded, products
 from machine import device_name, versions
+from workers import Worker
 
 from ibert_jax.files import write_whole
 from ibert_jax.frozen.folding import fold_wide
@@ -35,7 +35,7 @@ from ibert_jax.integer.dyadic import Multiplier
 from ibert_jax.integer.pallas_attention import AttentionTiles
 
 PATIENCE = 60
-"""Seconds until one is given up."""
+"""Seconds after which one that does not answer is given up."""
 INPUTS = 6
 """So many operands in turns, or the GPU would find one in its cache."""
 TRITON, MOSAIC = "triton", "mosaic"
@@ -171,8 +171,8 @@ def attention(tiles: AttentionTiles, size: Size, interpret: bool) -> Any:
 # ----------------------------------------------------------------------------------- measuring
 
 
-def measure(name: str, rounds: int, small: bool) -> dict[str, Any]:
-    """Microseconds, and a hash of the integers."""
+def worker(name: str, small: bool) -> None:
+    """Compiles a kernel and says what it makes; then answers each line with microseconds."""
     one, operands, shared = made(name, SMALL if small else BASE, small)
 
     def several(operands: list[Any], shared: Any) -> list[Any]:
@@ -181,46 +181,57 @@ def measure(name: str, rounds: int, small: bool) -> dict[str, Any]:
     run, digest = jax.jit(several), hashlib.sha256()
     for result in jax.tree.leaves(run(operands, shared)):
         digest.update(np.asarray(result).tobytes())
-    taken = []
-    for _ in range(rounds):
+    print(json.dumps({"sha256": digest.hexdigest()}), flush=True)
+    for _ in sys.stdin:
         started = time.perf_counter()
         for _ in range(INPUTS):
             result = run(operands, shared)
         jax.block_until_ready(result)
-        taken.append((time.perf_counter() - started) / INPUTS / len(operands))
-    return {"us": statistics.median(taken) * 1e6, "sha256": digest.hexdigest()}
+        seconds = (time.perf_counter() - started) / INPUTS / len(operands)
+        print(json.dumps({"us": seconds * 1e6}), flush=True)
 
 
-def in_a_process(name: str, words: list[str]) -> dict[str, Any]:
-    command = [sys.executable, __file__, "--form", name, *words]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE)
-        return json.loads(done.stdout.splitlines()[-1])
-    except subprocess.TimeoutExpired:
-        return {"failed": f"no answer in {PATIENCE} s"}
-    except (IndexError, json.JSONDecodeError):
-        return {"failed": (done.stderr.strip().splitlines() or ["?"])[-1]}
+def measure(options: argparse.Namespace) -> dict[str, Any]:
+    """Microseconds of each form, medians over the rounds, and a hash of its integers."""
+    words = ["--small"] if options.small else []
+    running = {name: Worker(__file__, "--form", name, *words) for name in options.only}
+    found: dict[str, Any] = {name: {"rounds": []} for name in running}
+    for turn in range(1 + options.rounds):
+        for name, started in list(running.items()):
+            try:
+                if turn == 0:
+                    found[name].update(started.ask(patience=PATIENCE))
+                    started.ask("once", PATIENCE)
+                else:
+                    found[name]["rounds"].append(started.ask("again", PATIENCE)["us"])
+            except RuntimeError as error:
+                found[name] = {"failed": str(error)}
+                running.pop(name).close()
+    for name, started in running.items():
+        started.close()
+        found[name]["us"] = statistics.median(found[name]["rounds"])
+    return found
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--only", nargs="+", choices=FORMS, default=FORMS)
     parser.add_argument("--small", action="store_true", help="tiny and interpreted")
     parser.add_argument("--record", type=Path, help="write the figures to this JSON file")
     parser.add_argument("--form", choices=FORMS, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.form:
-        print(json.dumps(measure(options.form, options.rounds, options.small)))
+        worker(options.form, options.small)
         return 0
-    wanted = [name for name in FORMS if not (options.small and name.endswith(MOSAIC))]
-    words = ["--rounds", str(options.rounds), *(["--small"] if options.small else [])]
-    found: dict[str, Any] = {}
-    results = {"device": device_name(), "versions": versions(["jax"]), "kernels": found}
-    for name in wanted:
-        found[name] = one = in_a_process(name, words)
-        print(f"{name:48} {one.get('failed') or format(one['us'], '9.1f')}", flush=True)
-        if options.record:
-            write_whole(options.record, json.dumps(results, indent=1) + "\n")
+    if options.small:
+        options.only = [name for name in options.only if not name.endswith(MOSAIC)]
+    found = measure(options)
+    for name, one in found.items():
+        print(f"{name:48} {one.get('failed') or format(one['us'], '9.1f')}")
+    if options.record:
+        results = {"device": device_name(), "versions": versions(["jax"]), "kernels": found}
+        write_whole(options.record, json.dumps(results, indent=1) + "\n")
     differ = []
     for kernel in (FEED_FORWARD, QUERY_KEY, NORM, ATTENTION):
         hashes = {one.get("sha256") for name, one in found.items() if name.startswith(kernel)}

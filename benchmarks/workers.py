@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import subprocess
 import sys
 import tempfile
+import threading
 from typing import Any
 
 DEFAULTS = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false", "TF_CPP_MIN_LOG_LEVEL": "2"}
@@ -27,10 +29,16 @@ class Worker:
             env={**DEFAULTS, **os.environ, **environment},
         )
 
-    def ask(self, line: str = "") -> dict[str, Any]:
-        """The next answer, after a line if there is one to say."""
+    def ask(self, line: str = "", patience: float = math.inf) -> dict[str, Any]:
+        """The next answer, after a line if there is one to say.
+
+        A process that has none after ``patience`` seconds is killed.
+        """
         assert self._process.stdin is not None
         assert self._process.stdout is not None
+        alarm = threading.Timer(min(patience, threading.TIMEOUT_MAX), self._process.kill)
+        alarm.daemon = True
+        alarm.start()
         try:
             if line:
                 self._process.stdin.write(line + "\n")
@@ -40,6 +48,8 @@ class Worker:
                     return json.loads(said)
         except BrokenPipeError:
             pass
+        finally:
+            alarm.cancel()
         self._errors.seek(0)
         last = [x.strip() for x in self._errors.read().splitlines() if x.strip()]
         raise RuntimeError(last[-1][:500] if last else f"it ended with {self._process.wait()}")
