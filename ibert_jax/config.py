@@ -20,7 +20,13 @@ from typing import Any, NoReturn, Self
 
 from ibert_jax.files import read_json_object, write_whole
 from ibert_jax.quant_config import QuantConfig
-from ibert_jax.settings import choice_problem, number_problem, raise_if_any
+from ibert_jax.settings import (
+    choice_problem,
+    number_problem,
+    plain_number,
+    raise_if_any,
+    settle_numbers,
+)
 
 ROBERTA_LIKE = ("ibert", "roberta", "xlm-roberta", "camembert")
 """Model types whose positions start at ``pad_token_id + 1``, as ours do."""
@@ -131,6 +137,9 @@ class IBertConfig:
     extra: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        settle_numbers(self)
+        if isinstance(self.eos_token_id, list | tuple):
+            object.__setattr__(self, "eos_token_id", [plain_number(i) for i in self.eos_token_id])
         self._settle_labels()
         if isinstance(self.quantization, Mapping):
             object.__setattr__(self, "quantization", QuantConfig.from_dict(self.quantization))
@@ -354,9 +363,9 @@ class IBertConfig:
 
 def _from_bert(values: dict[str, Any]) -> dict[str, Any]:
     """A BERT config with the position rows of :func:`IBertConfig.from_dict` and BERT's defaults."""
-    padding = values.get("pad_token_id")
+    padding = plain_number(values.get("pad_token_id"))
     padding = 0 if padding is None else padding
-    positions = values.get("max_position_embeddings", 512)
+    positions = plain_number(values.get("max_position_embeddings", 512))
     if isinstance(padding, int) and isinstance(positions, int):  # else reported by the validation
         positions += padding + 1
     defaults = {"bos_token_id": None, "eos_token_id": None}

@@ -9,7 +9,13 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any, Self
 
-from ibert_jax.settings import choice_problem, number_problem, raise_if_any
+from ibert_jax.settings import (
+    choice_problem,
+    number_problem,
+    plain_number,
+    raise_if_any,
+    settle_numbers,
+)
 
 SCHEMES = ("channel", "reference")
 WIDTHS = ("weight_bits", "activation_bits")
@@ -51,6 +57,7 @@ class QuantConfig:
     overrides: Overrides = ()
 
     def __post_init__(self) -> None:
+        settle_numbers(self)
         overrides, problems = _settle_overrides(self.overrides)
         object.__setattr__(self, "overrides", overrides)
         problems += [
@@ -116,7 +123,7 @@ def _settle_overrides(given: Any) -> tuple[Overrides, list[str | None]]:
     )
     try:
         pairs = [
-            (pattern, dict(settings))
+            (pattern, {name: plain_number(value) for name, value in dict(settings).items()})
             for pattern, settings in (given.items() if isinstance(given, Mapping) else given)
         ]
     except (TypeError, ValueError):

@@ -2,7 +2,28 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
+import numbers
+import operator
+from typing import Any
+
+
+def plain_number(value: Any) -> Any:
+    """A number of NumPy's or JAX's as Python's int or float; anything else as it is."""
+    if isinstance(value, bool):
+        return value
+    try:
+        return operator.index(value)
+    except TypeError:
+        return float(value) if isinstance(value, numbers.Real) else value
+
+
+def settle_numbers(settings: Any) -> None:
+    """Make the numbers among a frozen dataclass's fields Python's, in place."""
+    for field in dataclasses.fields(settings):
+        value = plain_number(getattr(settings, field.name))
+        object.__setattr__(settings, field.name, value)
 
 
 def number_problem(name: str, value: object, low: float, high: float, kind: type) -> str | None:

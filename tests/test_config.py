@@ -10,6 +10,8 @@ import pickle
 from pathlib import Path
 from typing import Any
 
+import jax.numpy as jnp
+import numpy as np
 import pytest
 import transformers
 
@@ -301,6 +303,42 @@ def test_the_last_override_that_matches_counts():
 def test_bad_quantization_is_named(setting: dict[str, Any], message: str):
     with pytest.raises(ValueError, match=f"QuantConfig: {message}"):
         QuantConfig(**setting)
+
+
+def test_numbers_of_numpy_and_jax_become_pythons() -> None:
+    sizes = {"vocab_size": 12, "hidden_size": 24, "num_labels": 3, "pad_token_id": 0}
+    others = {"bos_token_id": 1, "eos_token_id": [4, 5], "layer_norm_eps": 0.5}
+    wanted = IBertConfig(**sizes, **others)
+    for integer in (np.int32, np.int64, np.uint8, np.asarray, jnp.asarray):
+        config = IBertConfig(
+            **{name: integer(value) for name, value in sizes.items()},
+            bos_token_id=integer(1),
+            eos_token_id=[integer(4), integer(5)],
+            layer_norm_eps=np.float32(0.5),
+        )
+        assert (config, hash(config)) == (wanted, hash(wanted))
+        assert config.to_json() == wanted.to_json()
+    for boolean in (True, np.True_, np.asarray(True)):
+        with pytest.raises(ValueError, match="vocab_size must be an integer, got"):
+            IBertConfig(vocab_size=boolean)  # type: ignore[arg-type]
+
+
+def test_positions_of_a_bert_move_whatever_the_integers_are() -> None:
+    numbers = {"model_type": "bert", "pad_token_id": np.int64(0)}
+    config = IBertConfig.from_dict({**numbers, "max_position_embeddings": np.int32(512)})
+    assert config.max_sequence_length == 512
+
+
+def test_numbers_of_the_quantization_become_pythons() -> None:
+    config = QuantConfig(
+        weight_bits=np.int8(4),  # type: ignore[arg-type]
+        momentum=np.int64(-1),
+        layernorm_migration=np.float32(0.5),  # type: ignore[arg-type]
+        overrides={"a": {"weight_bits": np.int64(3)}},  # type: ignore[arg-type]
+    )
+    assert config == QuantConfig.from_dict(json.loads(json.dumps(config.to_dict())))
+    with pytest.raises(ValueError, match="weight_bits must be an integer, got True"):
+        QuantConfig(weight_bits=True)
 
 
 def test_settings_of_the_quantization_may_be_a_mapping() -> None:

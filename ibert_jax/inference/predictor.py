@@ -24,7 +24,7 @@ from ibert_jax.inference.tasks import (
     SequenceClassification,
     Task,
 )
-from ibert_jax.settings import number_problem, raise_if_any
+from ibert_jax.settings import number_problem, plain_number, raise_if_any
 from ibert_jax.tokenizer import Encoding, Tokenizer
 
 TASKS: dict[str, type[Task]] = {
@@ -330,6 +330,6 @@ def _whole_number(name: str, value: Any) -> int:
     Raises:
       ValueError: what is none.
     """
-    value = int(value) if isinstance(value, np.integer) else value
+    value = plain_number(value)
     raise_if_any("Predictor", [number_problem(name, value, 1, math.inf, int)])
     return value

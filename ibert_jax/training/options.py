@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ibert_jax.settings import number_problem
+from ibert_jax.settings import number_problem, plain_number, settle_numbers
 from ibert_jax.training.tasks import Task, load_task
 
 # These change how a run is carried out, but not the weights it ends with.
@@ -129,6 +129,7 @@ class TrainOptions:
     tensorboard: bool = False
 
     def __post_init__(self) -> None:
+        settle_numbers(self)
         object.__setattr__(self, "train_files", _texts("train_files", self.train_files))
         if self.labels is not None:
             object.__setattr__(self, "labels", _texts("labels", self.labels))
@@ -280,7 +281,7 @@ def _pairs(name: str, given: Any) -> tuple[tuple[str, Any], ...]:
     """A table as pairs, whose order counts."""
     try:
         pairs = given.items() if isinstance(given, Mapping) else given
-        return tuple((str(key), value) for key, value in pairs)
+        return tuple((str(key), plain_number(value)) for key, value in pairs)
     except (TypeError, ValueError):
         raise ValueError(
             f"TrainOptions: {name} must map patterns of names to values, got {given!r}"

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from ibert_jax.settings import number_problem
+from ibert_jax.settings import number_problem, settle_numbers
 
 KINDS = (
     "classification",
@@ -98,6 +98,7 @@ class Task:
     splits: tuple[str, ...] = ("train", "validation")
 
     def __post_init__(self) -> None:
+        settle_numbers(self)
         problems = list(self._wrong_types())
         if not problems:
             self._settle()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from ibert_jax.files import temporary_name
@@ -62,6 +63,15 @@ def test_one_string_is_not_a_tuple(name: str) -> None:
 def test_paths_become_strings() -> None:
     options = make_options(model=Path("m"), output=Path("o"), dev_file=Path("d.tsv"))
     assert options == make_options(dev_file="d.tsv")
+
+
+def test_numbers_of_numpy_become_pythons() -> None:
+    numbers = {"batch_size": np.int64(4), "max_length": np.int32(9), "warmup": np.float32(0.5)}
+    options = make_options(**numbers, rate_factors={"a.*": np.int8(2)})
+    wanted = make_options(batch_size=4, max_length=9, warmup=0.5, rate_factors={"a.*": 2})
+    assert options.to_dict() == wanted.to_dict()
+    with pytest.raises(ValueError, match="batch_size must be an integer of at least 1, got True"):
+        make_options(batch_size=True)
 
 
 def test_a_run_is_continued_with_its_own_options_only(tmp_path: Path) -> None:
