@@ -9,6 +9,8 @@ from typing import Any
 
 from ibert_jax.commands.console import results_table
 from ibert_jax.commands.options import add_command, positive
+from ibert_jax.config import FORCE_DEQUANT
+from ibert_jax.quant_config import SCHEMES
 
 _EXAMPLES = """\
   ibert-jax train my_bert --train train.tsv --dev dev.tsv --output run
@@ -189,7 +191,7 @@ def _add_regularization(group: argparse._ArgumentGroup) -> None:
 
 def _add_quantization(group: argparse._ArgumentGroup) -> None:
     kept = "default: the model's own"
-    group.add_argument("--scheme", choices=("channel", "reference"), help=kept)
+    group.add_argument("--scheme", choices=SCHEMES, help=kept)
     group.add_argument(
         "--weight-bits", type=positive, metavar="N", help=f"of weights and tables, 2 to 8; {kept}"
     )
@@ -219,7 +221,7 @@ def _add_quantization(group: argparse._ArgumentGroup) -> None:
     )
     group.add_argument(
         "--force-dequant",
-        choices=("none", "gelu", "softmax", "layernorm", "nonlinear"),
+        choices=FORCE_DEQUANT,
         help=f"nonlinear functions left in float, for experiments; {kept}",
     )
     _number(group, "--calibration-sentences", int, 512, "training examples that fill the ranges")

@@ -10,12 +10,16 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ibert_jax.settings import number_problem, plain_number, settle_numbers
+from ibert_jax.config import FORCE_DEQUANT
+from ibert_jax.quant_config import QuantConfig
+from ibert_jax.settings import choice_problem, number_problem, plain_number, settle_numbers
 from ibert_jax.training.tasks import Task, load_task
 
 # These change how a run is carried out, but not the weights it ends with.
 _FREE = ("output", "checkpoint_every", "keep_checkpoints", "log_every", "tensorboard")
 _EVALUATION = ("dev_file", "max_dev_examples")
+QUANTIZATION = ("scheme", "weight_bits", "activation_bits", "momentum")
+"""Options that are settings of the `QuantConfig` by the same name."""
 _FLAGS = ("continue_float", "select_best", "bfloat16", "tensorboard")
 
 
@@ -136,12 +140,14 @@ class TrainOptions:
         for name in ("model", "output", "dev_file"):
             if isinstance(getattr(self, name), os.PathLike):
                 object.__setattr__(self, name, str(getattr(self, name)))
-        for name in ("rate_factors", "bit_overrides"):
-            object.__setattr__(self, name, _pairs(name, getattr(self, name)))
+        object.__setattr__(self, "rate_factors", _pairs("rate_factors", self.rate_factors))
         object.__setattr__(self, "task", self._settled_task())
         problems = list(self._problems())
         if problems:
             raise ValueError("TrainOptions: " + "; ".join(problems))
+        overrides = QuantConfig(overrides=self.bit_overrides).overrides
+        settled = tuple((pattern, dict(settings)) for pattern, settings in overrides)
+        object.__setattr__(self, "bit_overrides", settled)
 
     def _settled_task(self) -> Task:
         """The task with what the options change of it."""
@@ -188,6 +194,7 @@ class TrainOptions:
             problem = number_problem(f"rate_factors of {pattern!r}", factor, 0, math.inf, float)
             if problem is not None:
                 yield problem
+        yield from self._quantization_problems()
         shares = self.accumulate, self.devices or 1
         numbers = all(map(_is_integer, (*shares, self.batch_size))) and min(shares) > 0
         if numbers and self.batch_size % math.prod(shares):
@@ -199,6 +206,22 @@ class TrainOptions:
             yield "float_epochs and qat_epochs must not both be 0"
         if self.continue_float and self.qat_epochs == 0:
             yield "continue_float goes on for qat_epochs, which must then be at least 1, got 0"
+
+    def quantization(self) -> dict[str, Any]:
+        """The settings of the model's `QuantConfig` that the options change, its overrides apart."""
+        given = {name: getattr(self, name) for name in QUANTIZATION}
+        return {name: value for name, value in given.items() if value is not None}
+
+    def _quantization_problems(self):
+        """What the configurations that will hold them would refuse."""
+        try:
+            QuantConfig(**self.quantization(), overrides=self.bit_overrides)
+        except ValueError as error:
+            yield str(error).removeprefix("QuantConfig: ")
+        if self.force_dequant is not None:
+            problem = choice_problem("force_dequant", self.force_dequant, FORCE_DEQUANT)
+            if problem is not None:
+                yield problem
 
     def _is_left_out(self, name: str) -> bool:
         """Whether an option that may be None is."""

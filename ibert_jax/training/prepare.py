@@ -20,12 +20,10 @@ from ibert_jax.training.features import TokenizedExamples, tokenize
 from ibert_jax.training.kinds import kind_of
 from ibert_jax.training.masking import masking_of
 from ibert_jax.training.optimizer import check_rate_factors
-from ibert_jax.training.options import TrainOptions
+from ibert_jax.training.options import QUANTIZATION, TrainOptions
 from ibert_jax.training.state import take_apart
 from ibert_jax.training.tasks import Task
 
-_WIDTHS = ("scheme", "weight_bits", "activation_bits", "momentum")
-"""Options that are settings of the `QuantConfig` by the same name."""
 TASK = "task"
 """Where a model's configuration keeps the table of its task."""
 _LABELLED = ("classification", "token_classification")
@@ -101,7 +99,7 @@ def check_model(options: TrainOptions, model: Any) -> None:
             f"{config.num_labels}"
         )
     own = {
-        **{name: getattr(quantization, name) for name in _WIDTHS},
+        **{name: getattr(quantization, name) for name in QUANTIZATION},
         "dropout": config.hidden_dropout_prob,
         "attention_dropout": config.attention_probs_dropout_prob,
         "force_dequant": config.force_dequant,
@@ -126,8 +124,7 @@ def check_model(options: TrainOptions, model: Any) -> None:
 
 def _quantization(options: TrainOptions) -> dict[str, Any] | None:
     """The model's `QuantConfig`, as a table, with what the options change of it."""
-    given = {name: getattr(options, name) for name in _WIDTHS}
-    changes = {name: value for name, value in given.items() if value is not None}
+    changes = options.quantization()
     if not changes and not options.bit_overrides:
         return None
     file = locate(options.model) / CONFIG_FILE

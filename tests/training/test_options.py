@@ -46,6 +46,13 @@ def make_options(**changes: Any) -> TrainOptions:
         ({"model": 3}, "model must be a path, got 3"),
         ({"train_files": None}, "train_files must be a tuple of strings, got None"),
         ({"rate_factors": 10}, "rate_factors must map patterns of names to values, got 10"),
+        ({"scheme": "int4"}, "TrainOptions: scheme must be one of channel, reference, got 'int4'"),
+        ({"weight_bits": 9}, "TrainOptions: weight_bits must be an integer between 2 and 8, got 9"),
+        ({"activation_bits": True}, "activation_bits must be an integer, got True"),
+        ({"momentum": 7, "seed": -1}, "seed must .*; momentum must be a number between 0 and"),
+        ({"bit_overrides": {"a.*": 4}}, "overrides must map patterns of leaf paths to settings"),
+        ({"bit_overrides": {"a.*": {"bits": 4}}}, r"overrides of 'a\.\*' know .* got 'bits'"),
+        ({"force_dequant": "tanh"}, "force_dequant must be one of none, .* got 'tanh'"),
         ({"max_length": 0}, "max_length must be an integer at least 3, got 0"),
     ],
 )
@@ -67,8 +74,13 @@ def test_paths_become_strings() -> None:
 
 def test_numbers_of_numpy_become_pythons() -> None:
     numbers = {"batch_size": np.int64(4), "max_length": np.int32(9), "warmup": np.float32(0.5)}
-    options = make_options(**numbers, rate_factors={"a.*": np.int8(2)})
-    wanted = make_options(batch_size=4, max_length=9, warmup=0.5, rate_factors={"a.*": 2})
+    tables = {"rate_factors": {"a.*": 2}, "bit_overrides": {"a.*": {"weight_bits": 4}}}
+    options = make_options(
+        **numbers,
+        rate_factors={"a.*": np.int8(2)},
+        bit_overrides={"a.*": {"weight_bits": np.int8(4)}},
+    )
+    wanted = make_options(batch_size=4, max_length=9, warmup=0.5, **tables)
     assert options.to_dict() == wanted.to_dict()
     with pytest.raises(ValueError, match="batch_size must be an integer of at least 1, got True"):
         make_options(batch_size=True)
