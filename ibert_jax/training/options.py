@@ -140,7 +140,7 @@ class TrainOptions:
         for name in ("model", "output", "dev_file"):
             if isinstance(getattr(self, name), os.PathLike):
                 object.__setattr__(self, name, str(getattr(self, name)))
-        object.__setattr__(self, "rate_factors", _pairs("rate_factors", self.rate_factors))
+        object.__setattr__(self, "rate_factors", _factors(self.rate_factors))
         object.__setattr__(self, "task", self._settled_task())
         problems = list(self._problems())
         if problems:
@@ -208,7 +208,7 @@ class TrainOptions:
             yield "continue_float goes on for qat_epochs, which must then be at least 1, got 0"
 
     def quantization(self) -> dict[str, Any]:
-        """The settings of the model's `QuantConfig` that the options change, its overrides apart."""
+        """What the options change of the model's `QuantConfig`, besides its overrides."""
         given = {name: getattr(self, name) for name in QUANTIZATION}
         return {name: value for name, value in given.items() if value is not None}
 
@@ -300,14 +300,14 @@ def _texts(name: str, given: Any) -> tuple[str, ...]:
     return tuple(map(str, given))
 
 
-def _pairs(name: str, given: Any) -> tuple[tuple[str, Any], ...]:
-    """A table as pairs, whose order counts."""
+def _factors(given: Any) -> tuple[tuple[str, Any], ...]:
+    """`rate_factors` as pairs, whose order counts."""
     try:
         pairs = given.items() if isinstance(given, Mapping) else given
         return tuple((str(key), plain_number(value)) for key, value in pairs)
     except (TypeError, ValueError):
         raise ValueError(
-            f"TrainOptions: {name} must map patterns of names to values, got {given!r}"
+            f"TrainOptions: rate_factors must map patterns of names to values, got {given!r}"
         ) from None
 
 
