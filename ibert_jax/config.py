@@ -36,17 +36,42 @@ FORCE_DEQUANT = ("none", "gelu", "softmax", "layernorm", "nonlinear")
 PROBLEM_TYPES = ("regression", "single_label_classification", "multi_label_classification")
 
 
+def _refuse(*_: object, **__: object) -> NoReturn:
+    raise TypeError("a configuration cannot be changed in place; use config.replace(...)")
+
+
 class _FixedDict(dict[Any, Any]):
     """A dict that cannot change: it lives in hashable objects."""
-
-    def _refuse(self, *_: object, **__: object) -> NoReturn:
-        raise TypeError("a configuration cannot be changed in place; use config.replace(...)")
 
     __setitem__ = __delitem__ = __ior__ = clear = pop = popitem = _refuse
     setdefault = update = _refuse  # type: ignore[assignment]
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (dict(self),)
+
+
+class _FixedList(list[Any]):
+    """A list that cannot change."""
+
+    __setitem__ = __delitem__ = __iadd__ = __imul__ = append = clear = extend = _refuse
+    insert = pop = remove = reverse = sort = _refuse  # type: ignore[assignment]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (list(self),)
+
+
+def _copied(value: Any, mapping: type[dict] = dict, sequence: type[list] = list) -> Any:
+    """A JSON value anew, of such mappings and sequences and Python's numbers."""
+    if isinstance(value, Mapping):
+        return mapping({k: _copied(v, mapping, sequence) for k, v in value.items()})
+    if isinstance(value, list | tuple):
+        return sequence(_copied(v, mapping, sequence) for v in value)
+    return plain_number(value)
+
+
+def _fixed(value: Any) -> Any:
+    """The same where nothing can be changed."""
+    return _copied(value, _FixedDict, _FixedList)
 
 
 # name, smallest, largest, type
@@ -138,14 +163,13 @@ class IBertConfig:
 
     def __post_init__(self) -> None:
         settle_numbers(self)
-        if isinstance(self.eos_token_id, list | tuple):
-            object.__setattr__(self, "eos_token_id", [plain_number(i) for i in self.eos_token_id])
+        for name in ("eos_token_id", "extra"):
+            object.__setattr__(self, name, _fixed(getattr(self, name)))
         self._settle_labels()
         if isinstance(self.quantization, Mapping):
             object.__setattr__(self, "quantization", QuantConfig.from_dict(self.quantization))
         if not isinstance(self.extra, Mapping):
             raise ValueError(f"IBertConfig: extra must be a mapping, got {self.extra!r}")
-        object.__setattr__(self, "extra", _FixedDict(self.extra))
         raise_if_any("IBertConfig", self._problems())
         for name, *_, kind in _NUMBERS:  # Hugging Face refuses a file with 0 for 0.0
             object.__setattr__(self, name, kind(getattr(self, name)))
@@ -333,7 +357,7 @@ class IBertConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """The content of a Hugging Face config.json of model_type "ibert", plus "quantization"."""
-        values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        values = {f.name: _copied(getattr(self, f.name)) for f in dataclasses.fields(self)}
         extra = values.pop("extra")
         values.pop("num_labels")
         values["quantization"] = self.quantization.to_dict()

@@ -7,6 +7,7 @@ import errno
 import json
 import os
 import pickle
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -186,10 +187,32 @@ def test_it_is_a_value():
     assert (twin, hash(twin)) == (CHANGED, hash(CHANGED))
     assert pickle.loads(pickle.dumps(CHANGED)) == copy.deepcopy(CHANGED) == CHANGED
     assert CHANGED.replace(extra={}) != CHANGED
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda config: config.id2label.pop(0),
+        lambda config: config.extra.update(x=1),
+        lambda config: config.extra["nested"].update(a=1),
+        lambda config: config.extra["nested"]["a"].append(3),
+        lambda config: config.extra["nested"]["a"].sort(),
+        lambda config: config.eos_token_id.extend([7]),
+    ],
+)
+def test_it_cannot_be_changed_in_place(change: Callable[[IBertConfig], object]):
     with pytest.raises(TypeError, match=r"config\.replace"):
-        CHANGED.id2label[0] = "other"
-    with pytest.raises(TypeError, match=r"config\.replace"):
-        CHANGED.extra.update(x=1)
+        change(CHANGED)
+
+
+def test_what_it_was_made_of_and_what_it_gives_are_apart_from_it():
+    given = {"nested": {"a": [1, 2]}}
+    config = IBertConfig(extra=given, eos_token_id=[5, 6])
+    given["nested"]["a"].append(3)
+    told = config.to_dict()
+    told["nested"]["a"].append(3)
+    told["eos_token_id"].append(7)
+    assert config == IBertConfig(extra={"nested": {"a": [1, 2]}}, eos_token_id=[5, 6])
 
 
 @pytest.mark.parametrize(
@@ -308,13 +331,14 @@ def test_bad_quantization_is_named(setting: dict[str, Any], message: str):
 def test_numbers_of_numpy_and_jax_become_pythons() -> None:
     sizes = {"vocab_size": 12, "hidden_size": 24, "num_labels": 3, "pad_token_id": 0}
     others = {"bos_token_id": 1, "eos_token_id": [4, 5], "layer_norm_eps": 0.5}
-    wanted = IBertConfig(**sizes, **others)
+    wanted = IBertConfig(**sizes, **others, extra={"note": [7]})
     for integer in (np.int32, np.int64, np.uint8, np.asarray, jnp.asarray):
         config = IBertConfig(
             **{name: integer(value) for name, value in sizes.items()},
             bos_token_id=integer(1),
             eos_token_id=[integer(4), integer(5)],
             layer_norm_eps=np.float32(0.5),
+            extra={"note": [integer(7)]},
         )
         assert (config, hash(config)) == (wanted, hash(wanted))
         assert config.to_json() == wanted.to_json()
