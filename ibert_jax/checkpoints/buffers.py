@@ -41,7 +41,7 @@ class PublishedBuffers:
         return {
             name: value.astype(np.float32)
             for name, value in self.values.items()
-            if now.get(leaf := _leaf(name)) == self.digests.get(leaf)
+            if now.get(leaf := keys.leaf_of(name)) == self.digests.get(leaf)
         }
 
 
@@ -59,9 +59,9 @@ def digests(names: Iterable[str], tensors: Mapping[str, np.ndarray]) -> dict[str
     """A digest, for the leaf of every name, of the tensors that its buffers follow from."""
     by_leaf: dict[str, list[str]] = {}
     for name in sorted(tensors):
-        by_leaf.setdefault(_leaf(name), []).append(name)
+        by_leaf.setdefault(keys.leaf_of(name), []).append(name)
     found = {}
-    for leaf in {_leaf(name) for name in names}:
+    for leaf in {keys.leaf_of(name) for name in names}:
         digest = hashlib.blake2b()
         for source in _sources(leaf):
             for name in by_leaf.get(source, []):
@@ -76,10 +76,6 @@ def _sources(leaf: str) -> tuple[str, ...]:
         return (leaf,)
     attention = leaf.removesuffix(keys.SOFTMAX)
     return (f"{attention}query_activation", f"{attention}key_activation")
-
-
-def _leaf(name: str) -> str:
-    return name.rpartition(".")[0]
 
 
 def _bits(array: np.ndarray) -> bytes:

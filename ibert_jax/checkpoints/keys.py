@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -22,6 +22,7 @@ Shape = tuple[int, ...]
 @dataclass(frozen=True)
 class Kind:
     """What one kind of leaf stores. A shape lists indices into the leaf's sizes; () means (1,).
+    (Ranges as we store them have other shapes, see :func:`activation_ranges`.)
 
     Attributes:
       parameters: what is trained.
@@ -50,18 +51,30 @@ NORM = Kind(parameters={"weight": (0,), "bias": (0,)}, buffers={"shift": ()})
 ACT = Kind(ranges={"x_min": (), "x_max": ()}, buffers={"act_scaling_factor": ()})
 IDLE_ACT = Kind(buffers={"x_min": (), "x_max": (), "act_scaling_factor": ()})
 """An activation range that nothing uses, or that follows from others (see SOFTMAX)."""
+OWN_ACT = Kind()
+"""An activation that the published implementation has no range of."""
 
 STATISTICS = (".x_min", ".x_max", ".channel_exponent")
-"""How names of ranges end, ours included; the last are the powers of two between channels."""
+"""How names of ranges end, ours included; the last are the powers of two between channels, of
+leaves that are ``balanced``."""
 
 
 @dataclass(frozen=True)
 class Leaf:
-    """One leaf of the network: its name, kind, and sizes, by the configuration's settings."""
+    """One leaf of the network.
+
+    Attributes:
+      name: its path.
+      kind: what it stores.
+      sizes: by the configuration's settings; those of an activation are the channels, where the
+        "channel" scheme gives each its own range.
+      balanced: whether there its channels have exponents, too.
+    """
 
     name: str
     kind: Kind
     sizes: tuple[str | int, ...] = ()
+    balanced: bool = False
 
 
 H, F = "hidden_size", "intermediate_size"
@@ -77,27 +90,29 @@ EMBEDDINGS = (
     Leaf("embeddings.embeddings_act2", IDLE_ACT),
     Leaf("embeddings.LayerNorm", NORM, (H,)),
     Leaf("embeddings.LayerNorm.activation", IDLE_ACT),
-    Leaf("embeddings.output_activation", ACT),
+    Leaf("embeddings.output_activation", ACT, (H,)),
 )
 
 LAYER = (  # below encoder.layer.N.
+    Leaf("input_act", OWN_ACT, (H,), balanced=True),
     Leaf("attention.self.query", LINEAR, (H, H)),
     Leaf("attention.self.key", LINEAR, (H, H)),
     Leaf("attention.self.value", LINEAR, (H, H)),
     Leaf("attention.self.query_activation", ACT),
     Leaf("attention.self.key_activation", ACT),
-    Leaf("attention.self.value_activation", ACT),
+    Leaf("attention.self.value_activation", ACT, (H,)),
     Leaf(f"attention.self.{SOFTMAX}", IDLE_ACT),
-    Leaf("attention.self.output_activation", ACT),
+    Leaf("attention.self.output_activation", ACT, (H,)),
     Leaf("attention.output.dense", LINEAR, (H, H)),
     Leaf("attention.output.ln_input_act", ACT),
     Leaf("attention.output.LayerNorm", NORM, (H,)),
     Leaf("attention.output.LayerNorm.activation", IDLE_ACT),
     Leaf("attention.output.output_activation", ACT),
-    Leaf("pre_intermediate_act", ACT),
+    Leaf("pre_intermediate_act", ACT, (H,), balanced=True),
     Leaf("intermediate.dense", LINEAR, (F, H)),
+    Leaf("intermediate.intermediate_act_fn", OWN_ACT),
     Leaf("intermediate.output_activation", ACT),
-    Leaf("pre_output_act", ACT),
+    Leaf("pre_output_act", ACT, (F,)),
     Leaf("output.dense", LINEAR, (H, F)),
     Leaf("output.ln_input_act", ACT),
     Leaf("output.LayerNorm", NORM, (H,)),
@@ -105,8 +120,11 @@ LAYER = (  # below encoder.layer.N.
     Leaf("output.output_activation", ACT),
 )
 
+HIDDEN_STATE = Leaf("output_act", OWN_ACT)
+"""What the encoder gives."""
 
 POOLER = Leaf("pooler.dense", DENSE, (H, H))
+POOLER_INPUT = Leaf("pooler.input_act", OWN_ACT, (H,))
 
 
 @dataclass(frozen=True)
@@ -125,7 +143,7 @@ class Head:
 
 
 HEADS: Mapping[str, Head] = {
-    "model": Head("IBertModel", "", (POOLER,)),
+    "model": Head("IBertModel", "", (POOLER, POOLER_INPUT)),
     "masked_lm": Head(
         "IBertForMaskedLM",
         "ibert.",
@@ -133,6 +151,10 @@ HEADS: Mapping[str, Head] = {
             Leaf("lm_head.dense", DENSE, (H, H)),
             Leaf("lm_head.layer_norm", PLAIN_NORM, (H,)),
             Leaf("lm_head", BIAS, ("vocab_size",)),
+            Leaf("lm_head.input_act", OWN_ACT, (H,)),
+            Leaf("lm_head.activation", OWN_ACT),
+            Leaf("lm_head.ln_input_act", OWN_ACT),
+            Leaf("lm_head.output_act", OWN_ACT),
         ),
     ),
     "sequence_classification": Head(
@@ -141,16 +163,24 @@ HEADS: Mapping[str, Head] = {
         (
             Leaf("classifier.dense", DENSE, (H, H)),
             Leaf("classifier.out_proj", DENSE, ("num_labels", H)),
+            Leaf("classifier.input_act", OWN_ACT, (H,)),
+            Leaf("classifier.hidden_act", OWN_ACT),
         ),
     ),
     "token_classification": Head(
-        "IBertForTokenClassification", "ibert.", (Leaf("classifier", DENSE, ("num_labels", H)),)
+        "IBertForTokenClassification",
+        "ibert.",
+        (Leaf("classifier", DENSE, ("num_labels", H)), Leaf("input_act", OWN_ACT, (H,))),
     ),
     "question_answering": Head(
-        "IBertForQuestionAnswering", "ibert.", (Leaf("qa_outputs", DENSE, ("num_labels", H)),)
+        "IBertForQuestionAnswering",
+        "ibert.",
+        (Leaf("qa_outputs", DENSE, ("num_labels", H)), Leaf("input_act", OWN_ACT, (H,))),
     ),
     "multiple_choice": Head(
-        "IBertForMultipleChoice", "ibert.", (POOLER, Leaf("classifier", DENSE, (1, H)))
+        "IBertForMultipleChoice",
+        "ibert.",
+        (POOLER, POOLER_INPUT, Leaf("hidden_act", OWN_ACT), Leaf("classifier", DENSE, (1, H))),
     ),
 }
 
@@ -193,11 +223,16 @@ def _leaves(config: IBertConfig) -> Iterator[Leaf]:
     yield from EMBEDDINGS
     for index in range(config.num_hidden_layers):
         for leaf in LAYER:
-            yield Leaf(f"encoder.layer.{index}.{leaf.name}", leaf.kind, leaf.sizes)
+            yield replace(leaf, name=f"encoder.layer.{index}.{leaf.name}")
+    yield HIDDEN_STATE
+
+
+def _sizes(config: IBertConfig, leaf: Leaf) -> Shape:
+    return tuple(x if isinstance(x, int) else getattr(config, x) for x in leaf.sizes)
 
 
 def _expand(config: IBertConfig, leaf: Leaf, entries: Mapping[str, Shape]) -> dict[str, Shape]:
-    sizes = [x if isinstance(x, int) else getattr(config, x) for x in leaf.sizes]
+    sizes = _sizes(config, leaf)
     return {
         f"{leaf.name}.{entry}": tuple(sizes[i] for i in axes) if axes else (1,)
         for entry, axes in entries.items()
@@ -215,6 +250,11 @@ def head_parameters(config: IBertConfig, head: str) -> dict[str, Shape]:
     return {k: v for x in leaves for k, v in _expand(config, x, x.kind.parameters).items()}
 
 
+def leaf_of(name: str) -> str:
+    """The name of the leaf that a tensor belongs to."""
+    return name.rpartition(".")[0]
+
+
 def checkpoint_key(head: str, name: str) -> str:
     """Hugging Face's key of one of our names, in a checkpoint of that head."""
     own = [leaf for leaf in HEADS[head].leaves if leaf is not POOLER]
@@ -225,6 +265,17 @@ def checkpoint_key(head: str, name: str) -> str:
 def published_ranges(config: IBertConfig) -> dict[str, Shape]:
     """Name and shape of the activation ranges that the published implementation stores."""
     return {k: v for x in _leaves(config) for k, v in _expand(config, x, x.kind.ranges).items()}
+
+
+def activation_ranges(config: IBertConfig, head: str) -> dict[str, Shape]:
+    """Name and shape of the activation ranges of a network with that head, as we store them."""
+    channels = config.quantization.scheme == "channel"
+    acts = [x for x in (*_leaves(config), *HEADS[head].leaves) if x.kind in (ACT, OWN_ACT)]
+    return {
+        leaf.name + end: _sizes(config, leaf) if channels else ()
+        for leaf in acts
+        for end in STATISTICS[: 3 if leaf.balanced and channels else 2]
+    }
 
 
 def published_buffers(config: IBertConfig) -> dict[str, Shape]:

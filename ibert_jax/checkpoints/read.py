@@ -309,7 +309,7 @@ def _read_published(
         for name, entry in found.buffers.items()
     }
     ranges = {name: tensor.reshape(()) for name, tensor in raw.items() if tensor is not None}
-    for leaf in {name.rpartition(".")[0] for name in found.ranges}:
+    for leaf in {keys.leaf_of(name) for name in found.ranges}:
         low, high = ranges.get(f"{leaf}.x_min"), ranges.get(f"{leaf}.x_max")
         if low is None or high is None:
             problems.append(f"{leaf} must have both x_min and x_max, got one of them")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -40,8 +40,9 @@ def write_checkpoint(
       directory: made if it does not exist; other files in it are left alone.
       config: the configuration.
       tensors: float32 NumPy or JAX arrays by our names: the backbone, one head (the pooler may be
-        absent) and activation ranges, whose names end as ``keys.STATISTICS`` lists; a range whose
-        minimum exceeds its maximum was never observed and is left out.
+        absent) and activation ranges, all or some, of the names and shapes that
+        ``keys.activation_ranges`` lists; a range whose minimum exceeds its maximum was never
+        observed and is left out.
       published: buffers that came with the tensors (see ``Checkpoint``), written as they were
         where the tensors still are, too; the others get the published initial values.
 
@@ -54,9 +55,7 @@ def write_checkpoint(
     ranges = {name: arrays.pop(name) for name in list(arrays) if name.endswith(keys.STATISTICS)}
     ranges = _observed(ranges)
     head = _head_of(config, arrays)
-    problems = _parameter_problems(config, head, arrays)
-    for name, array in ranges.items():
-        problems += _array_problems(name, array, None)
+    problems = _parameter_problems(config, head, arrays) + _range_problems(config, head, ranges)
     if problems:
         raise CheckpointError(directory, problems)
 
@@ -96,17 +95,38 @@ def _parameter_problems(
     expected = backbone | own
     without_pooler = head == "model" and not own.keys() & arrays.keys()
     wanted = backbone if without_pooler else expected
+    return _tensor_problems(
+        arrays, wanted, expected, f"parameter of {keys.HEADS[head].architecture}"
+    )
+
+
+def _range_problems(config: IBertConfig, head: str, ranges: Mapping[str, np.ndarray]) -> list[str]:
+    expected = keys.activation_ranges(config, head)
+    given = {keys.leaf_of(name) for name in ranges}
+    wanted = [name for name in expected if keys.leaf_of(name) in given]
+    scheme = config.quantization.scheme
+    what = f"range of {keys.HEADS[head].architecture} in the {scheme!r} scheme"
+    return _tensor_problems(ranges, wanted, expected, what)
+
+
+def _tensor_problems(
+    arrays: Mapping[str, np.ndarray],
+    wanted: Iterable[str],
+    expected: Mapping[str, tuple[int, ...]],
+    what: str,
+) -> list[str]:
+    """What is missing, or not as expected; ``what`` others are not."""
     problems = [f"{name} is missing" for name in wanted if name not in arrays]
     for name, array in arrays.items():
         if name in expected:
             problems += _array_problems(name, array, expected[name])
         else:
-            problems.append(f"{name} is no parameter of {keys.HEADS[head].architecture}")
+            problems.append(f"{name} is no {what}")
     return problems
 
 
-def _array_problems(name: str, array: np.ndarray, shape: tuple[int, ...] | None) -> list[str]:
-    if shape is not None and array.shape != shape:
+def _array_problems(name: str, array: np.ndarray, shape: tuple[int, ...]) -> list[str]:
+    if array.shape != shape:
         return [f"{name} has shape {list(array.shape)}, expected {list(shape)}"]
     if array.dtype != np.float32:
         return [f"{name} has dtype {array.dtype}, expected float32"]
@@ -118,12 +138,12 @@ def _array_problems(name: str, array: np.ndarray, shape: tuple[int, ...] | None)
 def _observed(ranges: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """The ranges without the leaves that never saw a value (minimum above maximum)."""
     empty = set()
-    for name, low in ranges.items():
-        leaf, _, tensor = name.rpartition(".")
-        high = ranges.get(f"{leaf}.x_max")
-        if tensor == "x_min" and high is not None and (low > high).any():
+    for leaf in map(keys.leaf_of, ranges):
+        low, high = ranges.get(f"{leaf}.x_min"), ranges.get(f"{leaf}.x_max")
+        comparable = low is not None and high is not None and low.shape == high.shape
+        if comparable and (low > high).any():
             empty.add(leaf)
-    return {name: array for name, array in ranges.items() if name.rpartition(".")[0] not in empty}
+    return {name: array for name, array in ranges.items() if keys.leaf_of(name) not in empty}
 
 
 def _published(

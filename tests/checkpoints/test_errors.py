@@ -202,7 +202,8 @@ def test_bad_index(sharded: Path, index: str, message: str):
 
 
 def test_ranges_of_other_weights(directory: Path):
-    ranges = {"classifier.tanh.x_max": np.ones(1, np.float32)}
+    act = "classifier.hidden_act"
+    ranges = {f"{act}.x_min": np.float32(0), f"{act}.x_max": np.float32(1)}
     write_checkpoint(directory, CONFIG, random_tensors() | ranges)
     assert read_checkpoint(directory).ranges == ranges
     change(directory, lambda stored: stored[f"ibert.{WORDS}"].__setitem__(0, 1.0))
@@ -222,15 +223,34 @@ def test_writing_refuses_before_it_touches_anything(directory: Path):
     tensors["classifier.dense.bias"] = np.zeros(7, np.float32)
     tensors["embeddings.LayerNorm.bias"] = np.full(8, np.inf, np.float32)
     tensors["pooler.dense.bias"] = np.zeros(8, np.float32)
-    tensors["a.x_min"] = np.zeros(1, np.int32)
+    layer = "encoder.layer.0"
+    tensors |= {
+        "a.x_min": np.zeros((), np.float32),
+        f"{layer}.attention.self.query_activation.x_min": np.zeros(8, np.float32),
+        f"{layer}.attention.self.query_activation.x_max": np.ones(3, np.float32),
+        f"{layer}.pre_output_act.x_min": np.zeros(12, np.int32),
+        f"{layer}.pre_output_act.x_max": np.full(12, np.nan, np.float32),
+        f"{layer}.input_act.x_min": np.zeros(8, np.float32),
+        "output_act.x_max": np.ones((), np.float32),
+        "output_act.channel_exponent": np.ones(8, np.float32),
+    }
     with pytest.raises(CheckpointError) as caught:
         write_checkpoint(directory, CONFIG, tensors)
     assert sorted(caught.value.problems) == [
-        "a.x_min has dtype int32, expected float32",
+        "a.x_min is no range of IBertForSequenceClassification in the 'channel' scheme",
         "classifier.dense.bias has shape [7], expected [8]",
         "embeddings.LayerNorm.bias holds NaN or infinities; training may have failed",
         f"{WORDS} is missing",
         f"{QUERY} has dtype float64, expected float32",
+        f"{layer}.attention.self.query_activation.x_max has shape [3], expected []",
+        f"{layer}.attention.self.query_activation.x_min has shape [8], expected []",
+        f"{layer}.input_act.channel_exponent is missing",
+        f"{layer}.input_act.x_max is missing",
+        f"{layer}.pre_output_act.x_max holds NaN or infinities; training may have failed",
+        f"{layer}.pre_output_act.x_min has dtype int32, expected float32",
+        "output_act.channel_exponent is no range of IBertForSequenceClassification in the "
+        "'channel' scheme",
+        "output_act.x_min is missing",
         "pooler.dense.bias is no parameter of IBertForSequenceClassification",
     ]
     assert {path.name: path.read_bytes() for path in directory.iterdir()} == before

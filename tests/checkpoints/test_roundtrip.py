@@ -355,9 +355,11 @@ def test_ranges_per_tensor_are_none_for_the_channel_scheme(tmp_path: Path):
 
 ACT = "encoder.layer.1.pre_output_act"
 RANGES = {
-    f"{ACT}.x_min": np.linspace(-3, -1, 12, dtype=np.float32),
-    f"{ACT}.x_max": np.linspace(1, 4, 12, dtype=np.float32),
-    f"{ACT}.channel_exponent": np.arange(12, dtype=np.float32),
+    f"{ACT}.x_min": np.linspace(-3, -1, 20, dtype=np.float32),
+    f"{ACT}.x_max": np.linspace(1, 4, 20, dtype=np.float32),
+    "encoder.layer.1.input_act.x_min": np.linspace(-5, -1, 12, dtype=np.float32),
+    "encoder.layer.1.input_act.x_max": np.linspace(2, 4, 12, dtype=np.float32),
+    "encoder.layer.1.input_act.channel_exponent": np.arange(12, dtype=np.float32),
     "embeddings.embeddings_act1.x_min": np.array(-2, np.float32),
     "embeddings.embeddings_act1.x_max": np.array(2, np.float32),
     "encoder.layer.0.output.ln_input_act.x_min": np.array(0, np.float32),
@@ -368,7 +370,6 @@ RANGES = {
 NEVER_OBSERVED = {
     "embeddings.output_activation.x_min": np.full(12, np.inf, np.float32),
     "embeddings.output_activation.x_max": np.full(12, -np.inf, np.float32),
-    "embeddings.output_activation.channel_exponent": np.zeros(12, np.float32),
 }
 
 

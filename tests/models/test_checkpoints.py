@@ -11,11 +11,13 @@ import pytest
 import safetensors.numpy
 import torch
 import transformers
+from flax import nnx
 
 import ibert_jax as ib
-from ibert_jax.checkpoints import CheckpointError
+from ibert_jax.checkpoints import CheckpointError, keys
+from ibert_jax.quant_config import SCHEMES
 
-from .oracle import HEADS, make, our_inputs, run_torch
+from .oracle import HEADS, SMALL, make, our_inputs, run_torch
 
 BATCH = our_inputs(np.random.default_rng(3), vocab=60, batch=2, length=6)
 
@@ -117,6 +119,22 @@ def test_a_calibrated_model_is_read_for_any_head(task: str, tmp_path: Path) -> N
     assert any(name.endswith("x_min") for name in own)
     for name in own:
         np.testing.assert_array_equal(found[name], model.tensors()[name], err_msg=name)
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.parametrize("head", keys.HEADS)
+def test_the_ranges_that_are_written_are_those_of_the_models(head: str, scheme: str) -> None:
+    """So a model's own are never refused, and what is written is never refused when it is read."""
+    sizes = {name: SMALL[name] for name in ("vocab_size", "hidden_size", "num_hidden_layers")}
+    sizes |= {"num_attention_heads": 3, "intermediate_size": 40}
+    config = ib.IBertConfig(**sizes, quantization=ib.QuantConfig(scheme=scheme))
+    model = getattr(ib, keys.HEADS[head].architecture)(config, rngs=nnx.Rngs(0))
+    held = {
+        name: tensor.shape
+        for name, tensor in model.tensors().items()
+        if name.endswith(keys.STATISTICS)
+    }
+    assert keys.activation_ranges(config, head) == held
 
 
 def test_an_encoder_without_its_pooler(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
