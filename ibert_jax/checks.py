@@ -1,8 +1,8 @@
 """Host-side checks of a model's arguments, before anything is traced.
 
 XLA clamps an index that is out of range and computes on; here it is an error instead. Every check
-takes NumPy or JAX arrays and raises a ValueError or TypeError of one sentence: the argument, what
-was expected, what came, the likely fix. Shapes and dtypes are checked always; values are not when
+raises a ValueError or TypeError of one sentence: the argument, what was expected, what came, the
+likely fix. Arrays are NumPy's or JAX's: shapes and dtypes are checked always; values are not when
 the argument is a tracer (inside ``jax.jit``), which has none yet.
 """
 
@@ -19,6 +19,24 @@ IGNORED_LABEL = -100
 """A label that takes no part in the loss."""
 EMBEDS_LIMIT = 2**15 + 2**5
 """The largest integer of an embedding row: 16 bits, of a scale that is short."""
+
+
+def check_kind(name: str, value: Any, kind: type | str, example: str) -> None:
+    """An object of a class; where the class is not known, one with an attribute of that name.
+
+    Args:
+      name: in words.
+      example: an expression that gives such an object.
+    """
+    fits = hasattr(value, kind) if isinstance(kind, str) else isinstance(value, kind)
+    if not fits or isinstance(value, type):
+        got = f"the class {value.__name__}" if isinstance(value, type) else type(value).__name__
+        raise TypeError(f"expected {name}, such as {example}, got {got}")
+
+
+def check_model(model: Any) -> None:
+    """One of this package's models, in the float or the quantization-aware life."""
+    check_kind("a model", model, "check_batch", "ib.IBertModel.from_pretrained(directory)")
 
 
 def check_one_input(input_ids: Any, inputs_embeds: Any) -> None:

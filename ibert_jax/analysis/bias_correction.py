@@ -19,6 +19,7 @@ import numpy as np
 from flax import nnx
 
 from ibert_jax.analysis.switches import Switched, inputs_of, is_wire, kind_of
+from ibert_jax.checks import check_model
 from ibert_jax.frozen.network import wrap_leaves
 from ibert_jax.layers.leaf import check_calibrated, set_life
 from ibert_jax.layers.linear import QuantLinear
@@ -55,8 +56,9 @@ def correct_biases(model: Model, batches: Iterable[Mapping[str, Any]]) -> Model:
     Raises:
         ValueError: there is no batch; a range was never calibrated; the biases were corrected
             before.
-        TypeError: one batch in place of a list of them.
+        TypeError: what is no model; one batch in place of a list of them.
     """
+    check_model(model)
     check_batches(batches)
     network: Any = model
     check_calibrated(network.leaves())
@@ -69,6 +71,7 @@ def correct_biases(model: Model, batches: Iterable[Mapping[str, Any]]) -> Model:
 
     totals: dict[str, tuple[Any, Any]] = {}
     for batch in batches:
+        network.check_batch(network.config, batch)
         shared.mask = as_array(batch.get("attention_mask"))
         # Every token tells of a bias, whichever are asked for.
         arguments = {n: value for n, value in inputs_of(batch).items() if n != "scored_tokens"}

@@ -10,6 +10,7 @@ import jax
 import numpy as np
 from flax import nnx
 
+from ibert_jax.checks import check_model
 from ibert_jax.frozen.network import watch_leaves
 from ibert_jax.layers.activation import QuantAct
 from ibert_jax.layers.leaf import leaves_of
@@ -86,9 +87,10 @@ def calibration_report(
         ``ib.calibrate``.
 
     Raises:
-        ValueError, TypeError: a batch that the model does not take, or one batch in place of a
-            list of them.
+        ValueError, TypeError: a batch that the model does not take; what is no model; one batch in
+            place of a list of them.
     """
+    check_model(model)
     check_batches(batches)
     saturated = _saturation(model, batches) if saturated is None else saturated
     rows = []

@@ -12,6 +12,7 @@ import numpy as np
 from flax import nnx
 
 from ibert_jax.analysis.switches import inputs_of, kind_of, switch_leaves, switchable
+from ibert_jax.checks import check_model
 from ibert_jax.layers.leaf import check_calibrated
 from ibert_jax.layers.widths import BACKBONE
 from ibert_jax.quantize.calibration import check_batches
@@ -134,8 +135,9 @@ def sensitivity(
     Raises:
         ValueError: no batch, nothing matches ``leaves``, an unknown group, or ranges that were
             never calibrated.
-        TypeError: one batch in place of a list of them.
+        TypeError: what is no model; one batch in place of a list of them.
     """
+    check_model(model)
     check_batches(batches)
     model, arrays = nnx.clone(model), list(batches)
     if not arrays:

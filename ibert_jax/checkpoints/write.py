@@ -20,6 +20,7 @@ from ibert_jax.checkpoints.files import (
     sha256,
     write_tensors,
 )
+from ibert_jax.checks import check_kind
 from ibert_jax.config import IBertConfig
 from ibert_jax.files import write_through, written_together
 
@@ -49,7 +50,10 @@ def write_checkpoint(
     Raises:
       CheckpointError: names, shapes or dtypes other than the configuration's, or NaN; nothing is
         written. A ValueError.
+      TypeError: what is no configuration, or no mapping.
     """
+    check_kind("a configuration", config, IBertConfig, "model.config")
+    check_kind("tensors by name", tensors, Mapping, "model.tensors()")
     directory = Path(directory)
     arrays = {name: np.asarray(tensor) for name, tensor in tensors.items()}
     ranges = {name: arrays.pop(name) for name in list(arrays) if name.endswith(keys.STATISTICS)}
@@ -140,8 +144,9 @@ def _observed(ranges: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     empty = set()
     for leaf in map(keys.leaf_of, ranges):
         low, high = ranges.get(f"{leaf}.x_min"), ranges.get(f"{leaf}.x_max")
-        comparable = low is not None and high is not None and low.shape == high.shape
-        if comparable and (low > high).any():
+        if low is None or high is None or low.shape != high.shape:
+            continue  # which is told of later
+        if (low > high).any():
             empty.add(leaf)
     return {name: array for name, array in ranges.items() if keys.leaf_of(name) not in empty}
 

@@ -12,6 +12,7 @@ from typing import Any
 from safetensors.numpy import save as pack_tensors
 
 import ibert_jax
+from ibert_jax.checks import check_kind
 from ibert_jax.deploy.onnx_model import to_onnx
 from ibert_jax.deploy.signature import Signature
 from ibert_jax.deploy.stablehlo import to_stablehlo
@@ -55,8 +56,10 @@ def export(
 
     Raises:
         ValueError: an unknown format, or a program that keeps operations in float.
+        TypeError: what is no ``IntegerModel``.
         ModuleNotFoundError: the package that writes a format is missing.
     """
+    check_kind("an integer program", program, IntegerModel, "ib.freeze(model)")
     wanted = [formats] if isinstance(formats, str) else list(formats)
     if not wanted or not set(wanted) <= set(FORMATS):
         raise ValueError(f"expected formats of {', '.join(FORMATS)}, got {wanted}")

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from ibert_jax.checks import check_model
 from ibert_jax.frozen.network import replace_leaves, stack_layers
 from ibert_jax.frozen.program import EMBEDS, IntegerModel
 from ibert_jax.frozen.states import StateScales
@@ -30,7 +31,9 @@ def freeze(model: IBertPreTrainedModel) -> IntegerModel:
     Raises:
         ValueError: parameters or ranges that are not finite, activation ranges that were never
             calibrated, by name; overrides of bits that change nothing.
+        TypeError: what is no model.
     """
+    check_model(model)
     check_finite(model)
     check_calibrated(model.leaves())
     network = nnx.clone(model)

@@ -28,6 +28,7 @@ from safetensors.numpy import load as read_tensors
 from safetensors.numpy import save as pack_tensors
 
 from ibert_jax import models
+from ibert_jax.checks import check_kind
 from ibert_jax.config import IBertConfig
 from ibert_jax.files import alone_in, read_json_object, write_whole
 from ibert_jax.frozen.consistency import check_settings
@@ -95,12 +96,15 @@ def save(model: IntegerModel, directory: str | os.PathLike[str], certificate: An
     Raises:
         ValueError: the certificate of another model, or a folder in which another process goes
             on writing for a minute.
+        TypeError: what is no certificate.
     """
-    if certificate is not None and certificate.model_hash != sha256(model):
-        raise ValueError(
-            f"expected the certificate of this model, {sha256(model)[:12]}, got that of "
-            f"{certificate.model_hash[:12]}: certify the model that you save"
-        )
+    if certificate is not None:
+        check_kind("a certificate", certificate, "model_hash", "ib.certify(program)")
+        if certificate.model_hash != sha256(model):
+            raise ValueError(
+                f"expected the certificate of this model, {sha256(model)[:12]}, got that of "
+                f"{certificate.model_hash[:12]}: certify the model that you save"
+            )
     folder = Path(directory)
     folder.mkdir(parents=True, exist_ok=True)
     described, arrays = _describe_program(model)

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from ibert_jax.checks import check_kind
 from ibert_jax.inference.engine import Engine
 from ibert_jax.inference.loading import default_directory, load_model
 from ibert_jax.inference.results import Refused, Result
@@ -109,8 +110,8 @@ class Predictor:
     what the model's positions allow. devices: those that share each batch, all local ones if None.
     options: those of the task, the fields of its class in `TASKS`.
 
-    Raises ValueError where tokenizer and model do not fit each other, TypeError for an option that
-    the task does not have.
+    Raises ValueError where tokenizer and model do not fit each other, TypeError for what is no
+    program or no tokenizer of this package, and for an option that the task does not have.
     """
 
     def __init__(
@@ -123,6 +124,10 @@ class Predictor:
         devices: Sequence[Any] | None = None,
         **options: Any,
     ) -> None:
+        check_kind("a program or a model", program, "config", "ib.freeze(model)")
+        check_kind(
+            "a tokenizer", tokenizer, Tokenizer, "ibert_jax.tokenizer.Tokenizer.load(folder)"
+        )
         config = program.config
         batch_size = _whole_number("batch_size", batch_size)
         if tokenizer.vocab_size > config.vocab_size:

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from ibert_jax.layers.initial import check_rngs
 from ibert_jax.layers.leaf import Leaf
 from ibert_jax.quantize.constants import short_up
 from ibert_jax.quantize.straight_through import straight_through
@@ -47,6 +48,7 @@ class Dropout(Leaf):
                 "the model is in training mode, so a call needs dropout keys, got rngs=None; "
                 "pass rngs=nnx.Rngs(dropout=key), or call model.eval() first"
             )
+        check_rngs(rngs)
         dropped = round(self.rate * 2**16)
         if dropped == 2**16:
             keep, factor = jnp.zeros(x.shape, bool), jnp.float32(1)

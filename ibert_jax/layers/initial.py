@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
+
+from ibert_jax.checks import check_kind
+
+
+def check_rngs(rngs: Any) -> None:
+    """Refuse what gives no keys, such as a bare seed."""
+    check_kind("rngs", rngs, nnx.Rngs, "nnx.Rngs(0)")
 
 
 class LateRngs(nnx.Rngs):

@@ -41,7 +41,7 @@ class IBertHeadModel(IBertPreTrainedModel):
     def __init__(
         self, config: IBertConfig, *, add_pooling_layer: bool = False, rngs: nnx.Rngs
     ) -> None:
-        super().__init__(config)
+        super().__init__(config, rngs)
         self.ibert = IBertModel(config, add_pooling_layer=add_pooling_layer, rngs=rngs)
 
     def get_input_embeddings(self) -> QuantEmbedding:
@@ -194,12 +194,12 @@ class IBertForQuestionAnswering(IBertHeadModel):
     head = "question_answering"
 
     def __init__(self, config: IBertConfig, *, rngs: nnx.Rngs) -> None:
+        super().__init__(config, rngs=rngs)
         if config.num_labels != 2:
             raise ValueError(
                 f"question answering needs num_labels=2 (start and end), got {config.num_labels}; "
                 f"pass num_labels=2"
             )
-        super().__init__(config, rngs=rngs)
         forms, size = SCHEMES[config.quantization.scheme], config.hidden_size
         self.input_act = QuantAct(forms["head_input"], size, config.quantization.momentum)
         self.qa_outputs = QuantLinear(

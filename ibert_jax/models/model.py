@@ -45,7 +45,7 @@ class IBertModel(IBertPreTrainedModel):
     def __init__(
         self, config: IBertConfig, add_pooling_layer: bool = True, *, rngs: nnx.Rngs
     ) -> None:
-        super().__init__(config)
+        super().__init__(config, rngs)
         forms = SCHEMES[config.quantization.scheme]
         self.embeddings = IBertEmbeddings(config, rngs=rngs)
         self.encoder = IBertEncoder(config, rngs=rngs)

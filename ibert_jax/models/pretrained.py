@@ -17,7 +17,7 @@ from flax import nnx
 from ibert_jax import checks
 from ibert_jax.checkpoints import locate, read_checkpoint, recall, remember, write_checkpoint
 from ibert_jax.config import IBertConfig
-from ibert_jax.layers.initial import LateRngs, draw_late, is_late
+from ibert_jax.layers.initial import LateRngs, check_rngs, draw_late, is_late
 from ibert_jax.layers.leaf import Leaf, leaves_of, set_life
 from ibert_jax.layers.widths import BACKBONE, set_widths
 from ibert_jax.models.inputs import Array, EncoderArguments, EncoderInputs, Life, encoder_inputs
@@ -45,7 +45,9 @@ class IBertPreTrainedModel(nnx.Module):
     """Whether the head reads nothing of the last hidden state but each sequence's first token."""
     config: IBertConfig
 
-    def __init__(self, config: IBertConfig) -> None:
+    def __init__(self, config: IBertConfig, rngs: nnx.Rngs) -> None:
+        checks.check_kind("a configuration", config, IBertConfig, "ib.IBertConfig()")
+        check_rngs(rngs)
         self.config = config
 
     def train(self, **attributes: Any) -> None:
@@ -164,11 +166,17 @@ class IBertPreTrainedModel(nnx.Module):
         Returns:
             The model in the float life, in evaluation. A head that the checkpoint does not
             hold is initialised, and a log message says so.
+
+        Raises:
+            ValueError: a checkpoint that cannot be read; every problem at once.
+            FileNotFoundError: no such folder or model.
+            TypeError: ``rngs`` of another kind.
         """
+        rngs = nnx.Rngs(0) if rngs is None else rngs
+        check_rngs(rngs)
         parts = {name: overrides.pop(name) for name in cls.structure if name in overrides}
         checkpoint = read_checkpoint(locate(directory), cls.head, overrides)
         make: Any = cls  # every model takes its configuration and rngs
-        rngs = nnx.Rngs(0) if rngs is None else rngs
         model: Self = make(checkpoint.config, rngs=LateRngs(rngs), **parts)
         mine = dict(model._variables())
         # Of another head's ranges only those of what both have.

@@ -14,6 +14,7 @@ import jax
 import numpy as np
 
 import ibert_jax
+from ibert_jax.checks import check_kind
 from ibert_jax.frozen.fingerprint import array_bytes
 from ibert_jax.frozen.program import IntegerModel
 from ibert_jax.proof.census import Finding, census
@@ -164,6 +165,7 @@ def certify(
 
     Raises:
       CertificateError: names the offending operations; its `certificate` lists all.
+      TypeError: what has no method `integers`, such as a model that is not frozen yet.
     """
     certificate = examine(program, batch_size, sequence_length, batches=batches, overflow=overflow)
     certificate.raise_if_failed()
@@ -179,6 +181,7 @@ def examine(
     overflow: bool = True,
 ) -> Certificate:
     """The same as `certify`, but returns the certificate of a program that fails, too."""
+    check_kind("an integer program", program, "integers", "ib.freeze(model)")
     if sequence_length is None:
         longest: int = getattr(getattr(program, "config", None), "max_sequence_length", _LENGTH)
         sequence_length = min(_LENGTH, longest)

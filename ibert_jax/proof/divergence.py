@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from ibert_jax.checks import check_model
 from ibert_jax.frozen.network import integer_leaves, unstack_layers, watch_leaves
 from ibert_jax.frozen.program import IntegerModel
 from ibert_jax.layers.dropout import Dropout, IntegerDropout
@@ -63,7 +64,7 @@ def first_divergence(
 
     Raises:
         ValueError: the runs do not have the same tensors, or a tensor not the same shape.
-        TypeError: a tensor that holds no integers.
+        TypeError: a tensor that holds no integers; what is no model and no run.
     """
     mine, other = (
         run if isinstance(run, Mapping) else integer_tensors(run, input_ids, **arguments)
@@ -112,11 +113,13 @@ def integer_tensors(
         model: a frozen program, or a model in the quantization-aware life (its ``q``).
         input_ids, arguments: as the models take them.
     """
-    if not isinstance(model, IntegerModel) and not model.config.quant_mode:
-        raise ValueError(
-            "expected a frozen program or a model in the quantization-aware life, got a float "
-            "model; call ib.calibrate(model, batches) first"
-        )
+    if not isinstance(model, IntegerModel):
+        check_model(model)
+        if not model.config.quant_mode:
+            raise ValueError(
+                "expected a frozen program or a model in the quantization-aware life, got a float "
+                "model; call ib.calibrate(model, batches) first"
+            )
 
     # The inputs are closed over, so that they are checked like those of any call.
     @jax.jit

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from ibert_jax.checks import check_kind, check_model
 from ibert_jax.quantize.clipping import SHARES
 from ibert_jax.quantize.histograms import histograms
 from ibert_jax.quantize.migration import balance, search_migration
@@ -71,8 +72,10 @@ def calibrate(
     Raises:
         ValueError: NaN came out somewhere; there is no batch, or one that the model does not take;
             no such method, or nothing to search in this scheme.
-        TypeError: one batch in place of a list of them; an argument of the wrong type in one.
+        TypeError: what is no model; one batch in place of a list of them; an argument of the wrong
+            type in one.
     """
+    check_model(model)
     check_batches(batches)
     if method not in METHODS:
         raise ValueError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
@@ -117,10 +120,11 @@ def check_batches(batches: Any) -> None:
     """Refuse one batch in place of several, whose names would pass for batches.
 
     Raises:
-        TypeError: a mapping.
+        TypeError: a mapping, or what has no elements.
     """
     if isinstance(batches, Mapping):
         raise TypeError("expected batches to be a list of batches, got one batch; put it in a list")
+    check_kind("batches", batches, Iterable, "[{'input_ids': ids, 'attention_mask': mask}]")
 
 
 def _observe(model: nnx.Module, batches: Batches, *, moving: bool) -> None:

@@ -9,6 +9,7 @@ from typing import Any, TextIO
 
 import jax
 
+from ibert_jax.checks import check_kind
 from ibert_jax.quantize import calibrate
 from ibert_jax.tokenizer import Tokenizer
 from ibert_jax.training.best import BestModel
@@ -66,7 +67,13 @@ def finetune(
     Raises:
       FileNotFoundError, ValueError, ...: bad files or options, a run directory of another run, a
         loss that is not finite; in one sentence each.
+      TypeError: what are no options, or no tokenizer of this package.
     """
+    check_kind("options", options, TrainOptions, "ib.TrainOptions(model=..., output=...)")
+    if tokenizer is not None:
+        check_kind(
+            "a tokenizer", tokenizer, Tokenizer, "ibert_jax.tokenizer.Tokenizer.load(folder)"
+        )
     if jax.process_count() > 1:
         raise ValueError(
             f"expected a process alone, got {jax.process_count()} that share their devices; a "
