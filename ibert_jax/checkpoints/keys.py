@@ -134,7 +134,8 @@ class Head:
     Attributes:
       architecture: Hugging Face's class.
       prefix: what that class puts before the names of the backbone, the pooler's too.
-      leaves: the head's own; Hugging Face keeps them in float, so they have no buffers.
+      leaves: the head's own; Hugging Face keeps them in float, so they have no buffers, and ranges
+        only here.
     """
 
     architecture: str
