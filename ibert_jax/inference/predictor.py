@@ -109,8 +109,8 @@ class Predictor:
     what the model's positions allow. devices: those that share each batch, all local ones if None.
     options: those of the task, the fields of its class in `TASKS`.
 
-    Raises ValueError where tokenizer and model do not fit each other, TypeError for an option that
-    the task does not have.
+    Raises ValueError where tokenizer and model do not fit each other, and for an option that makes
+    no sense; TypeError for one that the task does not have.
     """
 
     def __init__(
@@ -298,7 +298,10 @@ class Predictor:
 
 
 def task_for(program: Any, tokenizer: Tokenizer, max_length: int, **options: Any) -> Task:
-    """The task that a model's head does."""
+    """The task that a model's head does.
+
+    Raises TypeError for an option that it does not have, ValueError for one that makes no sense.
+    """
     kind = getattr(program, "kind", program)  # a frozen program names the class it was
     task = TASKS[getattr(kind, "head", SequenceClassification.head)]
     own = {field.name for field in fields(task)} - {field.name for field in fields(Task)}
@@ -308,7 +311,8 @@ def task_for(program: Any, tokenizer: Tokenizer, max_length: int, **options: Any
             f"a model of {task.head} has no option {', '.join(unknown)}; it has "
             f"{', '.join(sorted(own)) or 'none'}"
         )
-    return task(program.config, tokenizer, max_length, **options)
+    plain = {n: v.item() if isinstance(v, np.generic) else v for n, v in options.items()}
+    return task(program.config, tokenizer, max_length, **plain)
 
 
 def _usable_length(config: Any, max_length: int | None) -> int:

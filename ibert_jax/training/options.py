@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ibert_jax.settings import number_problem
+from ibert_jax.settings import flag_problem, number_problem
 from ibert_jax.training.tasks import Task, load_task
 
 # These change how a run is carried out, but not the weights it ends with.
@@ -168,9 +168,7 @@ class TrainOptions:
         for name in ("model", "output", "dev_file"):
             if not (isinstance(getattr(self, name), str) or self._is_left_out(name)):
                 yield f"{name} must be a path, got {getattr(self, name)!r}"
-        for name in _FLAGS:
-            if not isinstance(getattr(self, name), bool):
-                yield f"{name} must be True or False, got {getattr(self, name)!r}"
+        yield from filter(None, (flag_problem(name, getattr(self, name)) for name in _FLAGS))
         for name, least in _LEAST.items():
             value = getattr(self, name)
             if not (self._is_left_out(name) or (_is_integer(value) and value >= least)):
