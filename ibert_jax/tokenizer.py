@@ -29,7 +29,7 @@ TOKENIZER_FILES = (
 )
 
 # Any one of these is enough to build a tokenizer from.
-_VOCABULARIES = ("tokenizer.json", "vocab.txt", "vocab.json", "sentencepiece.bpe.model")
+_VOCABULARIES = ("tokenizer.json", "vocab.txt", "vocab.json")
 
 
 @dataclass(frozen=True)
@@ -91,10 +91,7 @@ class Tokenizer:
 
         directory = locate(directory)
         if not any((directory / name).is_file() for name in _VOCABULARIES):
-            raise FileNotFoundError(
-                f"expected a tokenizer in {directory}, found none of {', '.join(_VOCABULARIES)}; "
-                "copy the tokenizer files of the original checkpoint there"
-            )
+            raise FileNotFoundError(_none_found(directory))
         path = directory / "tokenizer.json"
         backend = _read_json(path) if path.is_file() else _read_with_transformers(directory)
         return cls(backend, directory)
@@ -289,6 +286,21 @@ def _check_texts(texts: Sequence[str], name: str) -> None:
         )
     for index, text in enumerate(texts):
         check_text(text, f"{name}[{index}]")
+
+
+def _none_found(directory: Path) -> str:
+    """What to say of a folder with none of the vocabularies; a sentencepiece model is not read."""
+    pieces = sorted(path.name for path in directory.glob("*.model"))
+    if pieces:
+        return (
+            f"expected tokenizer.json in {directory}, found {pieces[0]}, a sentencepiece model, "
+            "alone; make it once, where transformers and sentencepiece are installed: "
+            f"AutoTokenizer.from_pretrained({str(directory)!r}).save_pretrained({str(directory)!r})"
+        )
+    return (
+        f"expected a tokenizer in {directory}, found none of {', '.join(_VOCABULARIES)}; "
+        "copy the tokenizer files of the original checkpoint there"
+    )
 
 
 def _read_json(path: Path) -> Any:

@@ -162,6 +162,14 @@ def test_refusals(directory: Path, tmp_path: Path) -> None:
         Tokenizer.load(empty)
 
 
+@pytest.mark.parametrize("name", ["sentencepiece.bpe.model", "spiece.model"])
+def test_a_sentencepiece_model_alone(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(b"\n\x0e\n\x05<unk>")
+    (tmp_path / "config.json").write_text('{"model_type": "xlm-roberta"}')
+    with pytest.raises(FileNotFoundError, match=r"expected tokenizer.json in .*save_pretrained\("):
+        Tokenizer.load(tmp_path)
+
+
 def test_refuses_what_is_not_text(directory: Path) -> None:
     tokenizer = Tokenizer.load(directory)
     with pytest.raises(TypeError, match="one string"):
