@@ -105,8 +105,9 @@ class Predictor:
     negative 1.00  a tired sequel
 
     program: an `IntegerModel` or an `IBertFor...` model. tokenizer: its `Tokenizer`.
-    batch_size: rows of a full batch. max_length: tokens a text is cut to, at most (and by default)
-    what the model's positions allow. devices: those that share each batch, all local ones if None.
+    batch_size: rows of a full batch. max_length: tokens a text is cut to, at most what the model's
+    positions allow; if None that, or the tokenizer's model_max_length where it is less.
+    devices: those that share each batch, all local ones if None.
     options: those of the task, the fields of its class in `TASKS`.
 
     Raises ValueError where tokenizer and model do not fit each other, and for an option that makes
@@ -133,7 +134,7 @@ class Predictor:
         self.config = config
         self.tokenizer = tokenizer
         self.batch_size = batch_size
-        self.max_length = _usable_length(config, max_length)
+        self.max_length = _usable_length(config, tokenizer, max_length)
         self.task = task_for(program, tokenizer, self.max_length, **options)
         self.statistics = Statistics()
         self._engine = Engine(program, self.task, batch_size=batch_size, devices=devices)
@@ -315,11 +316,11 @@ def task_for(program: Any, tokenizer: Tokenizer, max_length: int, **options: Any
     return task(program.config, tokenizer, max_length, **plain)
 
 
-def _usable_length(config: Any, max_length: int | None) -> int:
+def _usable_length(config: Any, tokenizer: Tokenizer, max_length: int | None) -> int:
     """The longest input in tokens: what was asked for, if the model's positions allow it."""
     positions = config.max_sequence_length
     if max_length is None:
-        return positions
+        return min(positions, int(tokenizer.model_max_length or positions))
     max_length = _whole_number("max_length", max_length)
     if not 3 <= max_length <= positions:
         raise ValueError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import math
 import subprocess
 import sys
@@ -137,6 +138,20 @@ def test_bad_settings_are_named(
 ) -> None:
     with pytest.raises((ValueError, TypeError), match=message):
         Predictor(program, tokenizer, **setting)
+
+
+def test_the_tokenizer_says_where_texts_are_cut(
+    program: CountingProgram, tokenizer_directory: Path
+) -> None:
+    """By default, as in transformers; its huge number for no limit is none."""
+    for said, asked, expected in ((5, None, 5), (5, 10, 10), (10**30, None, 48), (1e30, None, 48)):
+        settings = json.dumps({"model_max_length": said})
+        (tokenizer_directory / "tokenizer_config.json").write_text(settings)
+        tokenizer = Tokenizer.load(tokenizer_directory)
+        assert Predictor(program, tokenizer, max_length=asked).max_length == expected
+    (tokenizer_directory / "tokenizer_config.json").write_text('{"truncation_side": "left"}')
+    predictor = Predictor(program, Tokenizer.load(tokenizer_directory), max_length=4)
+    assert predictor.logits(["good good bad film bad"]).tolist() == [[1, 0]]
 
 
 def test_answers_that_nobody_waits_for_end_with_python() -> None:
