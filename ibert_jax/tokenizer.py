@@ -103,6 +103,7 @@ class Tokenizer:
         self.directory = None if directory is None else Path(directory)
         self.truncation_side = "right"
         self.model_max_length: float | None = None
+        self._paddings = PADDINGS
 
     @classmethod
     def load(cls, directory: str | Path) -> Tokenizer:
@@ -127,6 +128,10 @@ class Tokenizer:
         tokenizer = cls(backend, directory)
         tokenizer.truncation_side = settings.get("truncation_side") or stored
         tokenizer.model_max_length = settings.get("model_max_length")
+        padding = settings.get("pad_token")
+        padding = padding.get("content") if isinstance(padding, dict) else padding
+        if isinstance(padding, str):
+            tokenizer._paddings = (padding, *PADDINGS)
         return tokenizer
 
     @property
@@ -259,11 +264,28 @@ class Tokenizer:
     @property
     def mask_token(self) -> tuple[str, int] | None:
         """The token to be filled in by a masked language model, with its id; None without one."""
-        for name in MASKS:
-            number = self.backend.token_to_id(name)
-            if number is not None:
-                return name, number
-        return None
+        return self._first_of(MASKS)
+
+    def check_padding(self, pad_token_id: int) -> None:
+        """Refuse a model's `pad_token_id` that is another token than one to pad with.
+
+        The model counts positions from it and passes over it: a word's id shifts all behind it.
+
+        Raises ValueError.
+        """
+        padding = self._first_of(self._paddings)
+        token = self.backend.id_to_token(pad_token_id)
+        if padding is not None and token is not None and token not in self._paddings:
+            raise ValueError(
+                f"expected the model's pad_token_id to be that of its tokenizer, {padding[1]} "
+                f"({padding[0]}), got {pad_token_id} ({token}), from which positions would be "
+                "counted; take config.json and tokenizer of one checkpoint, or mend pad_token_id"
+            )
+
+    def _first_of(self, names: Sequence[str]) -> tuple[str, int] | None:
+        """The first of these tokens that there is, with its id."""
+        numbers = ((name, self.backend.token_to_id(name)) for name in names)
+        return next(((name, number) for name, number in numbers if number is not None), None)
 
     def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = False) -> str:
         """The text of token ids."""

@@ -175,6 +175,20 @@ def test_settings_that_make_no_sense(
         Tokenizer.load(directory)
 
 
+def test_what_the_model_pads_with(directory: Path) -> None:
+    """Never a word, whose positions would be missing; whatever stands for padding will do."""
+    refused = r"that of its tokenizer, 0 \(\[PAD\]\), got 5 \(good\).*config.json"
+    with pytest.raises(ValueError, match=refused):
+        Tokenizer.load(directory).check_padding(5)
+    for own in (0, len(WORDS)):  # an id that no text can have does no harm
+        Tokenizer.load(directory).check_padding(own)
+    for stated in ("good", {"content": "good", "special": True}):
+        (directory / "tokenizer_config.json").write_text(json.dumps({"pad_token": stated}))
+        for own in (0, 5):
+            Tokenizer.load(directory).check_padding(own)
+    Tokenizer(Backend(WordPiece({"good": 0}))).check_padding(0)  # who knows?
+
+
 def test_no_room_for_text(directory: Path) -> None:
     tokenizer = Tokenizer.load(directory)
     for pairs, length in ((None, 2), (["bad"], 4)):

@@ -301,8 +301,10 @@ class Predictor:
 def task_for(program: Any, tokenizer: Tokenizer, max_length: int, **options: Any) -> Task:
     """The task that a model's head does.
 
-    Raises TypeError for an option that it does not have, ValueError for one that makes no sense.
+    Raises TypeError for an option that it does not have, ValueError for one that makes no sense and
+    where the tokenizer pads with another token than the model.
     """
+    tokenizer.check_padding(program.config.pad_token_id)
     kind = getattr(program, "kind", program)  # a frozen program names the class it was
     task = TASKS[getattr(kind, "head", SequenceClassification.head)]
     own = {field.name for field in fields(task)} - {field.name for field in fields(Task)}

@@ -171,6 +171,14 @@ def test_foreign_tokenizer_is_refused(tokenizer: Tokenizer, program: CountingPro
         Predictor(small, tokenizer)
 
 
+def test_a_model_that_pads_with_a_word_is_refused(
+    tokenizer: Tokenizer, program: CountingProgram
+) -> None:
+    other = CountingProgram(program.weights, make_config(pad_token_id=0))
+    with pytest.raises(ValueError, match=r"pad_token_id .* 1 \(\[PAD\]\), got 0 \(\[CLS\]\)"):
+        Predictor(other, tokenizer)
+
+
 def test_interpret_several_labels() -> None:
     config = make_config(problem_type="multi_label_classification")
     label, score, probabilities = interpret(np.asarray([2.0, 1.0], np.float32), config)
