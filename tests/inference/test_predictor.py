@@ -18,6 +18,8 @@ import pytest
 from ibert_jax.inference import Predictor, interpret, load_classifier
 from ibert_jax.inference.buckets import Batch
 from ibert_jax.tokenizer import Encoding, Tokenizer
+from ibert_jax.training import load_task
+from ibert_jax.training.evaluation import answering
 
 from .conftest import CountingProgram, make_config, never_compile_more
 
@@ -169,6 +171,15 @@ def test_foreign_tokenizer_is_refused(tokenizer: Tokenizer, program: CountingPro
     small = CountingProgram(program.weights, make_config(vocab_size=7))
     with pytest.raises(ValueError, match=r"at most 7 tokens.*got 8"):
         Predictor(small, tokenizer)
+
+
+def test_a_quantized_model_without_ranges_is_refused(tiny_checkpoint: Path) -> None:
+    """In a compiled program nobody would tell that all logits are 0."""
+    model = load_classifier(tiny_checkpoint).quantize()
+    with pytest.raises(ValueError, match=r"ranges were never calibrated \(.*classifier"):
+        Predictor(model, Tokenizer.load(tiny_checkpoint))
+    with pytest.raises(ValueError, match=r"ranges were never calibrated \(.*classifier"):
+        answering(model, load_task("classification"))
 
 
 def test_a_model_that_pads_with_a_word_is_refused(
