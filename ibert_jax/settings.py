@@ -44,6 +44,10 @@ def choice_problem(name: str, value: object, choices: tuple[str, ...]) -> str | 
     return f"{name} must be one of {', '.join(choices)}, got {value!r}"
 
 
+def flag_problem(name: str, value: object) -> str | None:
+    return None if isinstance(value, bool) else f"{name} must be True or False, got {value!r}"
+
+
 def raise_if_any(owner: str, problems: list[str | None]) -> None:
     found = [problem for problem in problems if problem]
     if found:

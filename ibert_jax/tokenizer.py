@@ -1,20 +1,26 @@
 """Text to token ids, with the tokenizer files that lie beside every checkpoint.
 
 `tokenizer.json` is read by the `tokenizers` library directly, which takes milliseconds; older
-directories, which have only a vocabulary, go through transformers once.
+directories, which have only a vocabulary, go through transformers once. What
+`tokenizer_config.json` says of letters and of truncation counts as it does in transformers.
 """
 
 from __future__ import annotations
 
+import logging
+import math
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ibert_jax.files import write_through, written_together
+from ibert_jax.files import read_json_object, write_through, written_together
+from ibert_jax.settings import choice_problem, flag_problem, number_problem, raise_if_any
+
+logger = logging.getLogger(__name__)
 
 # Copied beside a saved model so that other tools find their tokenizer there too.
 TOKENIZER_FILES = (
@@ -29,7 +35,16 @@ TOKENIZER_FILES = (
 )
 
 # Any one of these is enough to build a tokenizer from.
-_VOCABULARIES = ("tokenizer.json", "vocab.txt", "vocab.json", "sentencepiece.bpe.model")
+_VOCABULARIES = ("tokenizer.json", "vocab.txt", "vocab.json")
+
+# Settings of BERT's tokenizers, and what a normalizer calls them.
+_LETTERS = {
+    "do_lower_case": "lowercase",
+    "strip_accents": "strip_accents",
+    "tokenize_chinese_chars": "handle_chinese_chars",
+}
+# Classes of transformers that leave those to tokenizer.json.
+_GENERIC = ("PreTrainedTokenizerFast", "TokenizersBackend")
 
 
 @dataclass(frozen=True)
@@ -37,7 +52,7 @@ class Encoding:
     """One tokenized text, special tokens included.
 
     ids: int32 [T], the token ids. type_ids: int32 [T], 0 for the first text and 1 for the second.
-    truncated: whether tokens were cut off at the end to respect the maximum length.
+    truncated: whether tokens were cut off to respect the maximum length.
     """
 
     ids: np.ndarray
@@ -64,6 +79,8 @@ class Stretch(Encoding):
 
 MASKS = ("[MASK]", "<mask>")
 """What the supported models' tokenizers call the token to be filled in."""
+PADDINGS = ("[PAD]", "<pad>")
+"""What they call the one that stands behind short texts."""
 
 
 class Tokenizer:
@@ -71,6 +88,11 @@ class Tokenizer:
 
     backend: the `tokenizers.Tokenizer`; its stored padding and truncation are switched off, so that
         both are decided by the caller. directory: where its files lie, for `save`.
+
+    As `load` finds them in tokenizer_config.json:
+    truncation_side: "right" or "left", where texts are cut that are too long.
+    model_max_length: tokens that a `Predictor` cuts texts to unless told otherwise; None, as many
+        as the model takes.
     """
 
     def __init__(self, backend: Any, directory: str | Path | None = None) -> None:
@@ -79,6 +101,9 @@ class Tokenizer:
         self.backend = backend
         self._lock = threading.Lock()  # truncation is a setting of the backend, not of a call
         self.directory = None if directory is None else Path(directory)
+        self.truncation_side = "right"
+        self.model_max_length: float | None = None
+        self._paddings = PADDINGS
 
     @classmethod
     def load(cls, directory: str | Path) -> Tokenizer:
@@ -91,13 +116,23 @@ class Tokenizer:
 
         directory = locate(directory)
         if not any((directory / name).is_file() for name in _VOCABULARIES):
-            raise FileNotFoundError(
-                f"expected a tokenizer in {directory}, found none of {', '.join(_VOCABULARIES)}; "
-                "copy the tokenizer files of the original checkpoint there"
-            )
+            raise FileNotFoundError(_none_found(directory))
+        settings = _read_settings(directory / "tokenizer_config.json")
         path = directory / "tokenizer.json"
-        backend = _read_json(path) if path.is_file() else _read_with_transformers(directory)
-        return cls(backend, directory)
+        if path.is_file():
+            backend = _read_json(path)
+            _set_letters(backend, settings, path)
+        else:
+            backend = _read_with_transformers(directory)
+        stored = (backend.truncation or {}).get("direction", "right")
+        tokenizer = cls(backend, directory)
+        tokenizer.truncation_side = settings.get("truncation_side") or stored
+        tokenizer.model_max_length = settings.get("model_max_length")
+        padding = settings.get("pad_token")
+        padding = padding.get("content") if isinstance(padding, dict) else padding
+        if isinstance(padding, str):
+            tokenizer._paddings = (padding, *PADDINGS)
+        return tokenizer
 
     @property
     def vocab_size(self) -> int:
@@ -131,7 +166,7 @@ class Tokenizer:
             if max_length is None:
                 self.backend.no_truncation()
             else:
-                self.backend.enable_truncation(max_length)
+                self.backend.enable_truncation(max_length, direction=self.truncation_side)
             encodings = self.backend.encode_batch(inputs, add_special_tokens=special_tokens)
         return [
             Encoding(
@@ -153,9 +188,9 @@ class Tokenizer:
         """Tokenize texts, or pairs of texts, into stretches of at most `max_length` tokens each.
 
         A text is cut into as many as it takes, `overlap` tokens of one repeated in the next (a
-        third of a stretch's room, where that is less); None keeps the first alone. Of a pair the
-        second text is cut so, and each stretch begins with the first text, of which at most half
-        of the length is kept.
+        third of a stretch's room, where that is less); None keeps one alone, the first or, where
+        texts are cut on the left, the last. Of a pair the second text is cut so, and each stretch
+        begins with the first text, of which at most half of the length is kept.
 
         Raises TypeError and ValueError as `encode`, and ValueError where `max_length` leaves no
         room beside the special tokens.
@@ -190,17 +225,19 @@ class Tokenizer:
         lost = False
         if head is not None:
             lost = len(head.ids) > room // 2
-            head.truncate(room // 2)
+            head.truncate(room // 2, direction=self.truncation_side)
             room -= len(head.ids)
-        repeated = 0 if overlap is None else min(overlap, room // 3)
-        body.truncate(room, stride=repeated)
-        pieces = [body, *body.overflowing]
+        before = [] if head is None else [head]
         if overlap is None:
-            lost, pieces = lost or len(pieces) > 1, pieces[:1]
-        step = room - repeated
+            over = max(len(body.ids) - room, 0)
+            body.truncate(room, direction=self.truncation_side)
+            first = over if self.truncation_side == "left" else 0
+            return [self._stretch([*before, body], first, lost or over > 0)]
+        repeated = min(overlap, room // 3)
+        body.truncate(room, stride=repeated)
         return [
-            self._stretch([piece] if head is None else [head, piece], index * step, lost)
-            for index, piece in enumerate(pieces)
+            self._stretch([*before, piece], index * (room - repeated), lost)
+            for index, piece in enumerate([body, *body.overflowing])
         ]
 
     def _stretch(self, parts: Sequence[Any], first: int, truncated: bool) -> Stretch:
@@ -227,11 +264,28 @@ class Tokenizer:
     @property
     def mask_token(self) -> tuple[str, int] | None:
         """The token to be filled in by a masked language model, with its id; None without one."""
-        for name in MASKS:
-            number = self.backend.token_to_id(name)
-            if number is not None:
-                return name, number
-        return None
+        return self._first_of(MASKS)
+
+    def check_padding(self, pad_token_id: int) -> None:
+        """Refuse a model's `pad_token_id` that is another token than one to pad with.
+
+        The model counts positions from it and passes over it: a word's id shifts all behind it.
+
+        Raises ValueError.
+        """
+        padding = self._first_of(self._paddings)
+        token = self.backend.id_to_token(pad_token_id)
+        if padding is not None and token is not None and token not in self._paddings:
+            raise ValueError(
+                f"expected the model's pad_token_id to be that of its tokenizer, {padding[1]} "
+                f"({padding[0]}), got {pad_token_id} ({token}), from which positions would be "
+                "counted; take config.json and tokenizer of one checkpoint, or mend pad_token_id"
+            )
+
+    def _first_of(self, names: Sequence[str]) -> tuple[str, int] | None:
+        """The first of these tokens that there is, with its id."""
+        numbers = ((name, self.backend.token_to_id(name)) for name in names)
+        return next(((name, number) for name, number in numbers if number is not None), None)
 
     def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = False) -> str:
         """The text of token ids."""
@@ -289,6 +343,61 @@ def _check_texts(texts: Sequence[str], name: str) -> None:
         )
     for index, text in enumerate(texts):
         check_text(text, f"{name}[{index}]")
+
+
+def _none_found(directory: Path) -> str:
+    """What to say of a folder with none of the vocabularies; a sentencepiece model is not read."""
+    pieces = sorted(path.name for path in directory.glob("*.model"))
+    if pieces:
+        return (
+            f"expected tokenizer.json in {directory}, found {pieces[0]}, a sentencepiece model, "
+            "alone; make it once, where transformers and sentencepiece are installed: "
+            f"AutoTokenizer.from_pretrained({str(directory)!r}).save_pretrained({str(directory)!r})"
+        )
+    return (
+        f"expected a tokenizer in {directory}, found none of {', '.join(_VOCABULARIES)}; "
+        "copy the tokenizer files of the original checkpoint there"
+    )
+
+
+def _read_settings(path: Path) -> dict[str, Any]:
+    """What a tokenizer_config.json says; nothing where there is none.
+
+    Raises ValueError for what would count and makes no sense.
+    """
+    if not path.is_file():
+        return {}
+    settings = read_json_object(path)
+    side, longest = settings.get("truncation_side"), settings.get("model_max_length")
+    problems = [
+        flag_problem(name, settings[name])
+        for name in _LETTERS
+        if name in settings and (name, settings[name]) != ("strip_accents", None)
+    ]
+    if side is not None:
+        problems.append(choice_problem("truncation_side", side, ("right", "left")))
+    if longest is not None:
+        problems.append(number_problem("model_max_length", longest, 3, math.inf, float))
+    raise_if_any(str(path), problems)
+    return settings
+
+
+def _set_letters(backend: Any, settings: Mapping[str, Any], path: Path) -> None:
+    """Let what tokenizer_config.json says of a BERT's letters replace what tokenizer.json does."""
+    from tokenizers.normalizers import BertNormalizer
+
+    normalizer = backend.normalizer
+    if not isinstance(normalizer, BertNormalizer) or settings.get("tokenizer_class") in _GENERIC:
+        return
+    for name, attribute in _LETTERS.items():
+        stored = getattr(normalizer, attribute)
+        given = settings.get(name, stored)
+        if given != stored:
+            logger.warning(
+                "tokenizer_config.json has %s %s, %s %s; the former counts, as in transformers",
+                name, given, path, stored,
+            )  # fmt: skip
+            setattr(normalizer, attribute, given)
 
 
 def _read_json(path: Path) -> Any:

@@ -6,6 +6,7 @@ Every import statement counts, wherever it stands: inside a function and under T
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ from typing import NamedTuple
 import pytest
 
 import ibert_jax
+from ibert_jax.cli import build_parser
 
 PACKAGE = Path(ibert_jax.__file__).parent
 
@@ -167,6 +169,26 @@ def test_command_line_is_light() -> None:
         if not inside and module.split(".")[0] in HEAVY
     ]
     assert early == []
+
+
+def test_errors_of_the_library_speak_of_no_flags() -> None:
+    """Who calls a function knows its arguments; the command line says its own flags."""
+    (commands,) = [a.choices for a in build_parser()._actions if a.dest == "command"]
+    assert isinstance(commands, dict)
+    helps = "".join(command.format_help() for command in commands.values())
+    flags = re.findall(r"--[a-z][a-z-]+", helps)
+    assert "--train" in flags
+    speaks = re.compile("|".join(rf"(?<![\w-]){flag}(?![\w-])" for flag in sorted(set(flags))))
+    found = [
+        f"{path.relative_to(PACKAGE.parent)}:{text.lineno}: {text.value}"
+        for path in sorted(PACKAGE.rglob("*.py"))
+        if room_of(path, PACKAGE) not in ("commands", "cli")
+        for error in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(error, ast.Raise)
+        for text in ast.walk(error)
+        if isinstance(text, ast.Constant) and speaks.search(str(text.value))
+    ]
+    assert found == []
 
 
 def test_package_never_loads_torch() -> None:

@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
+import ibert_jax as ib
 from ibert_jax.cli import main
 from ibert_jax.commands import freeze
 from ibert_jax.quantize.calibration import METHODS
+from ibert_jax.tokenizer import Tokenizer
 
 
 @pytest.fixture
@@ -48,6 +50,18 @@ def test_freeze_corrects_biases_unless_told_not_to(
     changed = {name for name in plain if not np.array_equal(corrected[name], plain[name])}
     assert any(name.endswith("query.bias") for name in changed)
     assert all(name.endswith("bias") for name in changed)
+
+
+def test_freeze_says_how_to_leave_the_correction_out(
+    tiny_checkpoint: Path, sentences: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = ib.IBertForSequenceClassification.from_pretrained(tiny_checkpoint)
+    batch = {"input_ids": np.asarray([[0, 4, 6, 2]])}
+    ib.correct_biases(ib.calibrate(model, [batch]), [batch]).save_pretrained(tmp_path / "corrected")
+    Tokenizer.load(tiny_checkpoint).save(tmp_path / "corrected")
+    command = ["freeze", str(tmp_path / "corrected"), str(tmp_path / "out")]
+    assert main([*command, "--calibration", sentences]) == 2
+    assert "leave the correction out (--no-correct-biases)" in capsys.readouterr().err
 
 
 def test_freeze_measures_pairs_as_pairs(tiny_checkpoint: Path, tmp_path: Path) -> None:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from ibert_jax.commands import texts
+from ibert_jax.config import IBertConfig
 from ibert_jax.inference import TASKS
+from ibert_jax.tokenizer import Tokenizer
 
 FILMS = ["good film", "bad film"]
 TABLE = "when\tcomment\n2026\tgood film\n2026\t \n2026\tbad film\n"
@@ -54,3 +57,15 @@ def test_what_cannot_be_read_is_named(tmp_path: Path) -> None:
         read_rows(number, None, 9)
     with pytest.raises(FileNotFoundError, match="does not exist; check the path"):
         read_rows(tmp_path / "absent.txt", None, 9)
+
+
+def test_a_sample_is_cut_as_a_predictor_would(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    tokenizer = Tokenizer.load(tiny_checkpoint)
+    program: Any = SimpleNamespace(
+        config=IBertConfig.from_json_file(tiny_checkpoint / "config.json")
+    )
+    text = _file(tmp_path, "a.txt", "good " * 40)
+    for said, asked, expected in ((None, None, 32), (5, None, 5), (5, 8, 8), (5, 99, 32)):
+        tokenizer.model_max_length = said
+        sample = texts.read_sample(text, None, 1, program, tokenizer, asked)
+        assert len(sample.parts[0][0].ids) == expected

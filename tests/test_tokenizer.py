@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,6 +15,7 @@ from tokenizers.models import BPE, WordPiece
 from tokenizers.normalizers import BertNormalizer
 from tokenizers.pre_tokenizers import BertPreTokenizer, ByteLevel
 from tokenizers.processors import RobertaProcessing, TemplateProcessing
+from transformers import AutoTokenizer
 
 from ibert_jax.config import IBertConfig
 from ibert_jax.tokenizer import Tokenizer
@@ -108,6 +111,84 @@ def test_a_tokenizer_of_another_kind_than_its_vocabulary(tmp_path: Path) -> None
     assert Tokenizer.load(tmp_path).encode(["good film"])[0].ids.tolist() == [2, 5, 7, 3]
 
 
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"do_lower_case": False}, True),
+        ({"do_lower_case": True, "strip_accents": None}, False),
+        ({"strip_accents": False}, True),
+        ({"do_lower_case": False, "tokenizer_class": "PreTrainedTokenizerFast"}, False),
+        ({"truncation_side": "left"}, False),
+        ({"model_max_length": 4}, False),
+    ],
+    ids=str,
+)
+def test_settings_count_as_in_transformers(
+    directory: Path, settings: dict[str, Any], told: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    (directory / "config.json").write_text('{"model_type": "bert"}')
+    (directory / "tokenizer_config.json").write_text(json.dumps(settings))
+    tokenizer = Tokenizer.load(directory)
+    assert ("the former counts" in caplog.text) == told
+    theirs = AutoTokenizer.from_pretrained(directory)
+    one, two = "Good bad film! göod", "film films bad"
+    for pair in ((one,), (one, two)):
+        texts = [[text] for text in pair]
+        for length in (6, 64):
+            (ours,) = tokenizer.encode(*texts, max_length=length)
+            assert ours.ids.tolist() == theirs(*pair, truncation=True, max_length=length).input_ids
+    if tokenizer.model_max_length is not None:
+        (ours,) = tokenizer.encode([one], max_length=tokenizer.model_max_length)
+        assert ours.ids.tolist() == theirs(one, truncation=True).input_ids
+
+
+def test_what_is_cut_on_the_left(directory: Path) -> None:
+    """Of a pair's texts, and in the one stretch that is kept; several leave nothing out."""
+    backend = Backend.from_file(str(directory / "tokenizer.json"))
+    backend.enable_truncation(5, direction="left")
+    backend.save(str(directory / "tokenizer.json"))
+    tokenizer = Tokenizer.load(directory)
+    text = "good bad films good !"
+    ((kept,),) = tokenizer.stretches([text], max_length=5, overlap=None)
+    assert (kept.ids.tolist(), kept.first, kept.truncated) == ([2, 8, 5, 9, 3], 3, True)
+    assert [text[start:end] for start, end in kept.spans[1:-1]] == ["s", "good", "!"]
+    ((whole,),) = tokenizer.stretches([text], max_length=8, overlap=None)
+    assert (len(whole.ids), whole.first, whole.truncated) == (8, 0, False)
+    ((first, *_, last),) = tokenizer.stretches([text], [text], max_length=8, overlap=1)
+    assert first.ids.tolist() == [2, 5, 9, 3, 5, 6, 7, 3]
+    assert last.ids.tolist()[-3:] == [5, 9, 3]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"do_lower_case": "no"}, "do_lower_case must be True or False, got 'no'"),
+        ({"truncation_side": "top"}, "truncation_side must be one of right, left, got 'top'"),
+        ({"model_max_length": "512"}, "model_max_length must be a number, got '512'"),
+    ],
+)
+def test_settings_that_make_no_sense(
+    directory: Path, settings: dict[str, Any], message: str
+) -> None:
+    (directory / "tokenizer_config.json").write_text(json.dumps(settings))
+    with pytest.raises(ValueError, match=rf"tokenizer_config.json: {message}"):
+        Tokenizer.load(directory)
+
+
+def test_what_the_model_pads_with(directory: Path) -> None:
+    """Never a word, whose positions would be missing; whatever stands for padding will do."""
+    refused = r"that of its tokenizer, 0 \(\[PAD\]\), got 5 \(good\).*config.json"
+    with pytest.raises(ValueError, match=refused):
+        Tokenizer.load(directory).check_padding(5)
+    for own in (0, len(WORDS)):  # an id that no text can have does no harm
+        Tokenizer.load(directory).check_padding(own)
+    for stated in ("good", {"content": "good", "special": True}):
+        (directory / "tokenizer_config.json").write_text(json.dumps({"pad_token": stated}))
+        for own in (0, 5):
+            Tokenizer.load(directory).check_padding(own)
+    Tokenizer(Backend(WordPiece({"good": 0}))).check_padding(0)  # who knows?
+
+
 def test_no_room_for_text(directory: Path) -> None:
     tokenizer = Tokenizer.load(directory)
     for pairs, length in ((None, 2), (["bad"], 4)):
@@ -160,6 +241,14 @@ def test_refusals(directory: Path, tmp_path: Path) -> None:
     (empty / "tokenizer.json").write_text(whole[: len(whole) // 2])
     with pytest.raises(ValueError, match=r"could not read it.*copy the file again"):
         Tokenizer.load(empty)
+
+
+@pytest.mark.parametrize("name", ["sentencepiece.bpe.model", "spiece.model"])
+def test_a_sentencepiece_model_alone(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(b"\n\x0e\n\x05<unk>")
+    (tmp_path / "config.json").write_text('{"model_type": "xlm-roberta"}')
+    with pytest.raises(FileNotFoundError, match=r"expected tokenizer.json in .*save_pretrained\("):
+        Tokenizer.load(tmp_path)
 
 
 def test_refuses_what_is_not_text(directory: Path) -> None:

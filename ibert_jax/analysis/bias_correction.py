@@ -99,8 +99,7 @@ def check_uncorrected(network: Any) -> None:
     if network.config.extra.get(CORRECTED) == _digest(network.leaves()):
         raise ValueError(
             "expected biases as they were trained, got a model whose biases were corrected "
-            "already; load it anew from the checkpoint before, or leave the correction out "
-            "(freeze --no-correct-biases)"
+            "already; load it anew from the checkpoint before, or leave the correction out"
         )
 
 

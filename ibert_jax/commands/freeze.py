@@ -90,7 +90,6 @@ def run(args: argparse.Namespace) -> int:
     """Calibrate where asked to, freeze, and write program and tokenizer."""
     _refuse(args)
     from ibert_jax.analysis import calibration_report, correct_biases
-    from ibert_jax.analysis.bias_correction import check_uncorrected
     from ibert_jax.inference import load_model
     from ibert_jax.quantize import calibrate
     from ibert_jax.tokenizer import Tokenizer
@@ -102,7 +101,7 @@ def run(args: argparse.Namespace) -> int:
     batches: list[dict[str, Any]] = []
     if args.calibration is not None:
         if args.correct_biases:
-            check_uncorrected(model)  # before minutes are spent
+            _check_uncorrected(model)  # before minutes are spent
         rows, longest = args.calibration_rows, args.max_length
         sample = read_sample(args.calibration, args.column, rows, model, tokenizer, longest)
         batches = list(sample.batches(args.batch_size))
@@ -162,6 +161,16 @@ def certified(program: Any, batches: list[dict[str, Any]]) -> Any:
     length = min(128, program.config.max_sequence_length)
     judge = certify if program.config.force_dequant == "none" else examine
     return judge(program, sequence_length=length, batches=common)
+
+
+def _check_uncorrected(model: Any) -> None:
+    """`check_uncorrected`, whose advice is put in this command's terms."""
+    from ibert_jax.analysis.bias_correction import check_uncorrected
+
+    try:
+        check_uncorrected(model)
+    except ValueError as error:
+        raise ValueError(f"{error} (--no-correct-biases)") from None
 
 
 def _frozen(model: Any) -> Any:

@@ -54,7 +54,7 @@ def add_batching(parser: argparse.ArgumentParser, *, batch_size: int = 32) -> No
         "--max-length",
         type=positive,
         metavar="N",
-        help="tokens a sentence is cut to (default: what the model's positions allow)",
+        help="tokens a sentence is cut to (default: what model and tokenizer allow)",
     )
 
 

@@ -24,6 +24,7 @@ from ibert_jax.inference.price import Price
 from ibert_jax.inference.tasks import Task
 from ibert_jax.integer.compiled import jit_program
 from ibert_jax.integer.streams import dispatch, streams
+from ibert_jax.layers.leaf import check_answering
 from ibert_jax.quantize.tensor import QuantizedTensor
 from ibert_jax.tokenizer import Encoding
 
@@ -72,6 +73,7 @@ class Engine:
         self._lengths: Lengths = FixedLengths(lengths_up_to(task.max_length))
         self._last_layer: LastLayer | None = None
         if isinstance(program, nnx.Module):
+            check_answering(program)  # where it is compiled nothing can be refused
             self._graph, program = nnx.split(program)
         elif task.config.force_dequant == "none":  # all integers, which padding does not change
             self._lengths = GrowingLengths(task.max_length, self._price)

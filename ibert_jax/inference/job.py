@@ -27,7 +27,7 @@ _SAMPLE = 2**16
 
 _BREAKS = re.compile(r"[\t\n\r\v\f\x1c-\x1e\x85\u2028\u2029]")
 
-_HASHED = ("*.safetensors", "config.json", "integer_model.json", "tokenizer.json", "vocab.*")
+_HASHED = ("*.safetensors", "config.json", "integer_model.json", "tokenizer*.json", "vocab.*")
 
 
 def predict_file(

@@ -106,12 +106,14 @@ class Predictor:
     negative 1.00  a tired sequel
 
     program: an `IntegerModel` or an `IBertFor...` model. tokenizer: its `Tokenizer`.
-    batch_size: rows of a full batch. max_length: tokens a text is cut to, at most (and by default)
-    what the model's positions allow. devices: those that share each batch, all local ones if None.
+    batch_size: rows of a full batch. max_length: tokens a text is cut to, at most what the model's
+    positions allow; if None that, or the tokenizer's model_max_length where it is less.
+    devices: those that share each batch, all local ones if None.
     options: those of the task, the fields of its class in `TASKS`.
 
-    Raises ValueError where tokenizer and model do not fit each other, TypeError for what is no
-    program or no tokenizer of this package, and for an option that the task does not have.
+    Raises ValueError where tokenizer and model do not fit each other, and for an option that makes
+    no sense; TypeError for what is no program or no tokenizer of this package, and for an option
+    that the task does not have.
     """
 
     def __init__(
@@ -138,7 +140,7 @@ class Predictor:
         self.config = config
         self.tokenizer = tokenizer
         self.batch_size = batch_size
-        self.max_length = _usable_length(config, max_length)
+        self.max_length = _usable_length(config, tokenizer, max_length)
         self.task = task_for(program, tokenizer, self.max_length, **options)
         self.statistics = Statistics()
         self._engine = Engine(program, self.task, batch_size=batch_size, devices=devices)
@@ -303,7 +305,12 @@ class Predictor:
 
 
 def task_for(program: Any, tokenizer: Tokenizer, max_length: int, **options: Any) -> Task:
-    """The task that a model's head does."""
+    """The task that a model's head does.
+
+    Raises TypeError for an option that it does not have, ValueError for one that makes no sense and
+    where the tokenizer pads with another token than the model.
+    """
+    tokenizer.check_padding(program.config.pad_token_id)
     kind = getattr(program, "kind", program)  # a frozen program names the class it was
     task = TASKS[getattr(kind, "head", SequenceClassification.head)]
     own = {field.name for field in fields(task)} - {field.name for field in fields(Task)}
@@ -313,14 +320,15 @@ def task_for(program: Any, tokenizer: Tokenizer, max_length: int, **options: Any
             f"a model of {task.head} has no option {', '.join(unknown)}; it has "
             f"{', '.join(sorted(own)) or 'none'}"
         )
-    return task(program.config, tokenizer, max_length, **options)
+    plain = {n: v.item() if isinstance(v, np.generic) else v for n, v in options.items()}
+    return task(program.config, tokenizer, max_length, **plain)
 
 
-def _usable_length(config: Any, max_length: int | None) -> int:
+def _usable_length(config: Any, tokenizer: Tokenizer, max_length: int | None) -> int:
     """The longest input in tokens: what was asked for, if the model's positions allow it."""
     positions = config.max_sequence_length
     if max_length is None:
-        return positions
+        return min(positions, int(tokenizer.model_max_length or positions))
     max_length = _whole_number("max_length", max_length)
     if not 3 <= max_length <= positions:
         raise ValueError(

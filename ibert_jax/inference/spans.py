@@ -13,7 +13,7 @@ import numpy as np
 from ibert_jax.answers import LONGEST_ANSWER, best_spans
 from ibert_jax.entities import entities
 from ibert_jax.inference.results import Answer, Entities, Entity, Span
-from ibert_jax.inference.tasks import Task, check_texts, softmax, tokens_of
+from ibert_jax.inference.tasks import Task, check_options, check_texts, softmax, tokens_of
 from ibert_jax.quantize.tensor import value_of
 from ibert_jax.tokenizer import Encoding, Stretch
 
@@ -42,6 +42,9 @@ class TokenClassification(Task):
     result = Entities
     asks = "a text"
     columns = (("text",), ("sentence",))
+
+    def __post_init__(self) -> None:
+        check_options(self, overlap=0)
 
     def encode(self, rows: Sequence[Any]) -> list[list[Encoding]]:
         return [
@@ -131,9 +134,7 @@ class QuestionAnswering(Task):
     columns = (("question", "context"),)
 
     def __post_init__(self) -> None:
-        for name in ("top_k", "max_answer_tokens"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"expected {name} of at least 1, got {getattr(self, name)}")
+        check_options(self, "no_answer", top_k=1, overlap=0, max_answer_tokens=1)
 
     def check(self, row: Any) -> None:
         check_texts(row, ("the question", "the context"))

@@ -7,6 +7,7 @@ its batch is there, and makes one result of a row's parts.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -25,6 +26,7 @@ from ibert_jax.inference.results import (
     Result,
 )
 from ibert_jax.quantize.tensor import QuantizedTensor, value_of
+from ibert_jax.settings import flag_problem, number_problem, raise_if_any
 from ibert_jax.tokenizer import Encoding, Stretch, Tokenizer, check_text
 
 
@@ -93,6 +95,20 @@ class Task:
     def answer(self, row: Any, encodings: Sequence[Encoding], parts: Sequence[Any]) -> Any:
         """The result for a row from the parts of its encodings."""
         raise NotImplementedError
+
+
+def check_options(task: Task, *flags: str, **least: int) -> None:
+    """Refuse options of a task that make no sense, all of them in one message.
+
+    flags: those that are True or False. least: those that are integers, and how small they may be.
+
+    Raises ValueError, naming them.
+    """
+    numbers = [
+        number_problem(name, getattr(task, name), low, math.inf, int) for name, low in least.items()
+    ]
+    others = [flag_problem(name, getattr(task, name)) for name in flags]
+    raise_if_any(type(task).__name__, numbers + others)
 
 
 def check_texts(row: Any, names: Sequence[str]) -> None:
@@ -270,8 +286,7 @@ class MaskedLM(Task):
     def __post_init__(self) -> None:
         if self.tokenizer.mask_token is None:
             raise ValueError("expected a tokenizer with a mask token, this one has none")
-        if self.top_k < 1:
-            raise ValueError(f"expected top_k of at least 1, got {self.top_k}")
+        check_options(self, top_k=1)
 
     def encode(self, rows: Sequence[Any]) -> list[list[Encoding]]:
         mask = self.tokenizer.mask_token
@@ -339,6 +354,9 @@ class Embeddings(Task):
     asks = "a text"
     columns = (("sentence",), ("text",))
     integers = True
+
+    def __post_init__(self) -> None:
+        check_options(self, "normalize")
 
     @staticmethod
     def select(outputs: Any, batch: dict[str, jax.Array]) -> Any:

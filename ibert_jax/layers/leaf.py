@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.core import Tracer
 
 from ibert_jax.quantize.ranges import empty_bounds, is_empty, moving_bounds, observed_bounds
 
@@ -59,12 +60,22 @@ class ObservingLeaf(Leaf):
         self.x_min, self.x_max = empty_bounds(shape)
 
     def observe(self, value: jax.Array) -> None:
-        """Let the range follow ``value`` [..., C]: while calibrating, and while training."""
+        """Let the range follow ``value`` [..., C]: while calibrating, and while training.
+
+        Raises:
+            ValueError: the quantized leaf answers from a range that holds nothing, which would make
+                zeros of everything. Within ``jax.jit`` there is no telling.
+        """
         training = self.quantized and not self.deterministic
         if self.observing or (training and not self.frozen):
             old = self.x_min[...], self.x_max[...]
             new = observed_bounds(jax.lax.stop_gradient(value), old[0].shape)
             self.x_min[...], self.x_max[...] = moving_bounds(old, new, self.momentum)
+        elif self.quantized and not isinstance(self.x_min[...], Tracer) and not self.calibrated:
+            raise ValueError(
+                "expected activation ranges to quantize with, got one that was never calibrated; "
+                "call ib.calibrate(model, batches) first, or train() and run a batch"
+            )
 
     def absolute_range(self) -> jax.Array:
         """max(|x_min|, |x_max|), float32, of the range's shape; an empty range gives inf."""
@@ -97,6 +108,12 @@ def check_calibrated(leaves: Mapping[str, Leaf]) -> None:
             f"{len(missing)} activation ranges were never calibrated ({_listed(missing)}); call "
             "ib.calibrate(model, batches) or train quantization-aware first"
         )
+
+
+def check_answering(model: nnx.Module) -> None:
+    """Refuse what ``check_calibrated`` does, if the model is to answer in the quantized life."""
+    leaves = leaves_of(model).items()
+    check_calibrated({path: leaf for path, leaf in leaves if leaf.quantized})
 
 
 def check_finite(model: nnx.Module) -> None:

@@ -28,7 +28,7 @@ class Board:
         except ImportError:
             raise ValueError(
                 "writing logs for TensorBoard needs tensorboardX; install it, as by "
-                "pip install 'ibert-jax[tensorboard]', or leave out --tensorboard"
+                "pip install 'ibert-jax[tensorboard]', or leave the option tensorboard out"
             ) from None
         for old in directory.glob(_EVENTS):
             old.unlink()

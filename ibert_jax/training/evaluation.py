@@ -12,6 +12,7 @@ from flax import nnx
 
 from ibert_jax.frozen import IntegerModel
 from ibert_jax.integer.compiled import jit_program
+from ibert_jax.layers.leaf import check_answering
 from ibert_jax.training.batches import Batch, Batcher
 from ibert_jax.training.kinds import kind_of
 from ibert_jax.training.sharding import Sharing
@@ -56,6 +57,7 @@ def make_predict(model: nnx.Module, task: Task) -> Predict:
 def answering(model: nnx.Module | IntegerModel, task: Task) -> Answer:
     """A function from a batch to what is needed of the answers of a model or a program."""
     if isinstance(model, nnx.Module):
+        check_answering(model)
         predict, arrays = make_predict(model, task), take_apart(model, copy=False)
         return lambda batch: predict(*arrays, batch.inputs, batch.targets)
     raw = kind_of(task).raw

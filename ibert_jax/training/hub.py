@@ -16,15 +16,14 @@ def hub_rows(task: Task, split: str) -> Iterator[Row]:
     """
     if not task.hub:
         raise ValueError(
-            f"expected training files (--train): the task {task.name} names no data set that "
-            "could be downloaded"
+            f"expected train_files: the task {task.name} names no data set to be downloaded"
         )
     try:
         import datasets  # type: ignore[import-not-found]
     except ImportError:
         raise ValueError(
             f"downloading the data of {task.name} needs Hugging Face datasets; install it, as by "
-            "pip install 'ibert-jax[datasets]', or name files with --train and --dev"
+            "pip install 'ibert-jax[datasets]', or name train_files and a dev_file"
         ) from None
     name = "/".join(task.hub)
     try:
@@ -33,7 +32,7 @@ def hub_rows(task: Task, split: str) -> Iterator[Row]:
         first = str(error).strip().split("\n")[0]
         raise ValueError(
             f"could not load {split} of {name} ({type(error).__name__}: {first}); is there a "
-            "network? or name files with --train and --dev"
+            "network? or name train_files and a dev_file"
         ) from None
     for number, fields in enumerate(data, 1):
         yield Row(f"row {number} of {name} {split}", fields)

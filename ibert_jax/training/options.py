@@ -12,7 +12,13 @@ from typing import Any
 
 from ibert_jax.config import FORCE_DEQUANT
 from ibert_jax.quant_config import QuantConfig
-from ibert_jax.settings import choice_problem, number_problem, plain_number, settle_numbers
+from ibert_jax.settings import (
+    choice_problem,
+    flag_problem,
+    number_problem,
+    plain_number,
+    settle_numbers,
+)
 from ibert_jax.training.tasks import Task, load_task
 
 # These change how a run is carried out, but not the weights it ends with.
@@ -175,9 +181,7 @@ class TrainOptions:
         for name in ("model", "output", "dev_file"):
             if not (isinstance(getattr(self, name), str) or self._is_left_out(name)):
                 yield f"{name} must be a path, got {getattr(self, name)!r}"
-        for name in _FLAGS:
-            if not isinstance(getattr(self, name), bool):
-                yield f"{name} must be True or False, got {getattr(self, name)!r}"
+        yield from filter(None, (flag_problem(name, getattr(self, name)) for name in _FLAGS))
         for name, least in _LEAST.items():
             value = getattr(self, name)
             if not (self._is_left_out(name) or (_is_integer(value) and value >= least)):

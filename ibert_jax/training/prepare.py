@@ -217,9 +217,10 @@ def batches_of(
     max_length: the task's if None; never more than the model's positions allow.
 
     Raises:
-      ValueError: the tokenizer belongs to another model, by its ids or its token types; the
-        length leaves no room beside the special tokens.
+      ValueError: the tokenizer belongs to another model, by its ids, its token types or what it
+        pads with; the length leaves no room beside the special tokens.
     """
+    tokenizer.check_padding(config.pad_token_id)
     asked = (task.max_length or 128) if max_length is None else max_length
     longest = min(asked, config.max_sequence_length)
     found = tokenize(examples, tokenizer, task, max_length=longest, learning=learning)

@@ -52,7 +52,7 @@ class Row(NamedTuple):
                 raise ValueError(
                     f"expected {name!r} in {self.where}, got the fields "
                     f"{', '.join(map(str, self.fields))}; name the fields as the file does, in "
-                    "the task or with --text-column and --label-column"
+                    "the task or by the options text_column and label_column"
                 )
             value = value[key]
         return value

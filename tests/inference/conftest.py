@@ -44,7 +44,7 @@ class CountingProgram:
 
 
 def make_config(**changes: Any) -> IBertConfig:
-    """The configuration of `CountingProgram`: 20 positions, of which 18 are usable."""
+    """The configuration of `CountingProgram`: 50 positions, of which 48 are usable."""
     values: dict[str, Any] = {
         "vocab_size": len(WORDS),
         "hidden_size": 8,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import math
 import subprocess
 import sys
@@ -17,6 +18,8 @@ import pytest
 from ibert_jax.inference import Predictor, interpret, load_classifier
 from ibert_jax.inference.buckets import Batch
 from ibert_jax.tokenizer import Encoding, Tokenizer
+from ibert_jax.training import load_task
+from ibert_jax.training.evaluation import answering
 
 from .conftest import CountingProgram, make_config, never_compile_more
 
@@ -139,6 +142,20 @@ def test_bad_settings_are_named(
         Predictor(program, tokenizer, **setting)
 
 
+def test_the_tokenizer_says_where_texts_are_cut(
+    program: CountingProgram, tokenizer_directory: Path
+) -> None:
+    """By default, as in transformers; its huge number for no limit is none."""
+    for said, asked, expected in ((5, None, 5), (5, 10, 10), (10**30, None, 48), (1e30, None, 48)):
+        settings = json.dumps({"model_max_length": said})
+        (tokenizer_directory / "tokenizer_config.json").write_text(settings)
+        tokenizer = Tokenizer.load(tokenizer_directory)
+        assert Predictor(program, tokenizer, max_length=asked).max_length == expected
+    (tokenizer_directory / "tokenizer_config.json").write_text('{"truncation_side": "left"}')
+    predictor = Predictor(program, Tokenizer.load(tokenizer_directory), max_length=4)
+    assert predictor.logits(["good good bad film bad"]).tolist() == [[1, 0]]
+
+
 def test_answers_that_nobody_waits_for_end_with_python() -> None:
     """A generator left over is closed when there are no modules any more."""
     script = (
@@ -154,6 +171,23 @@ def test_foreign_tokenizer_is_refused(tokenizer: Tokenizer, program: CountingPro
     small = CountingProgram(program.weights, make_config(vocab_size=7))
     with pytest.raises(ValueError, match=r"at most 7 tokens.*got 8"):
         Predictor(small, tokenizer)
+
+
+def test_a_quantized_model_without_ranges_is_refused(tiny_checkpoint: Path) -> None:
+    """In a compiled program nobody would tell that all logits are 0."""
+    model = load_classifier(tiny_checkpoint).quantize()
+    with pytest.raises(ValueError, match=r"ranges were never calibrated \(.*classifier"):
+        Predictor(model, Tokenizer.load(tiny_checkpoint))
+    with pytest.raises(ValueError, match=r"ranges were never calibrated \(.*classifier"):
+        answering(model, load_task("classification"))
+
+
+def test_a_model_that_pads_with_a_word_is_refused(
+    tokenizer: Tokenizer, program: CountingProgram
+) -> None:
+    other = CountingProgram(program.weights, make_config(pad_token_id=0))
+    with pytest.raises(ValueError, match=r"pad_token_id .* 1 \(\[PAD\]\), got 0 \(\[CLS\]\)"):
+        Predictor(other, tokenizer)
 
 
 def test_interpret_several_labels() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import dataclass, field
 from types import SimpleNamespace
@@ -363,3 +364,35 @@ def test_answers_are_no_longer_than_asked_for(tokenizer: Tokenizer) -> None:
 def test_one_half_is_not_above_one_half() -> None:
     config = make_config(problem_type="multi_label_classification")
     assert interpret(np.asarray([0.0, 1.0], np.float32), config)[0] == "positive"
+
+
+@pytest.mark.parametrize(
+    ("head", "options", "message"),
+    [
+        (
+            "question_answering",
+            {"top_k": 0, "overlap": -1},
+            "top_k must be .*got 0; overlap must be .*got -1",
+        ),
+        (
+            "question_answering",
+            {"max_answer_tokens": "4"},
+            "max_answer_tokens must be an integer, got '4'",
+        ),
+        ("question_answering", {"no_answer": "no"}, "no_answer must be True or False, got 'no'"),
+        ("token_classification", {"overlap": 1.5}, "overlap must be an integer, got 1.5"),
+        ("masked_lm", {"top_k": 2.5}, "top_k must be an integer, got 2.5"),
+        ("model", {"normalize": "no"}, "normalize must be True or False, got 'no'"),
+    ],
+)
+def test_options_that_make_no_sense(
+    tokenizer: Tokenizer, head: str, options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        Predictor(program(head, {"new": [1.0, 0]}), tokenizer, **options)
+
+
+def test_options_may_be_numpy_numbers(tokenizer: Tokenizer) -> None:
+    """A job's options are written down as JSON, which knows none."""
+    task = Predictor(ANSWERS, tokenizer, top_k=np.int64(2), no_answer=np.bool_(True)).task
+    assert json.dumps([task.top_k, task.no_answer]) == "[2, true]"  # type: ignore[attr-defined]

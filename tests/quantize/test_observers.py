@@ -92,3 +92,20 @@ def test_what_observers_do_not_know_is_refused() -> None:
 def test_what_has_no_ranges_is_refused(model: Any) -> None:
     with pytest.raises(TypeError, match="expected a model of this package"):
         ib.set_observers(model, "ema")
+
+
+def test_a_range_of_nothing_is_learnt_before_it_answers() -> None:
+    """It would make zeros of all; who trains from scratch has it from the first batch."""
+    act = QuantAct(ActivationFormat(8), 4)
+    act.quantized = True
+    q, scale = np.full((1, 4), 1000, np.int32), np.float32(1e-3)
+    x = QuantizedTensor(q, scale, dequantize(q, scale))
+    with pytest.raises(ValueError, match=r"got one that was never calibrated; call ib\.calibrate"):
+        act(x)
+    act.deterministic, act.frozen = False, True
+    with pytest.raises(ValueError, match="never calibrated"):
+        act(x)
+    act.frozen = False
+    act(x)
+    act.deterministic = True
+    assert float(act(x).value[0, 0]) == pytest.approx(1.0, rel=2**-8)  # type: ignore[union-attr]

@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 
 from ibert_jax.checkpoints import read_checkpoint
+from ibert_jax.config import IBertConfig
 from ibert_jax.models import IBertForSequenceClassification, IBertModel
 from ibert_jax.tokenizer import Tokenizer
 from ibert_jax.training import (
@@ -26,6 +27,7 @@ from ibert_jax.training import (
     batches_of,
     evaluate,
     finetune,
+    load_task,
     read_examples,
     task_of,
 )
@@ -325,3 +327,9 @@ def test_a_tokenizer_of_another_model_is_refused(
     options = make_options(tmp_path / "run", train_files=(str(data),), dev_file=None)
     with pytest.raises(ValueError, match="the tokenizer belongs to another model"):
         finetune(options, tokenizer=foreign, stream=io.StringIO())
+
+
+def test_a_model_that_pads_with_a_word_is_refused(tokenizer: Tokenizer) -> None:
+    config, task = IBertConfig(pad_token_id=4), load_task("classification")
+    with pytest.raises(ValueError, match=r"that of its tokenizer, 1 \(\[PAD\]\), got 4 \(good\)"):
+        batches_of([], tokenizer=tokenizer, config=config, task=task, batch_size=1)
