@@ -7,12 +7,12 @@ the two operands of the residual sum before (a product's accumulators, their bia
 and makes the 8-bit copy after that enters the next product: 100 MB in, 63 out, in place of another
 150 MB for the sum and another 63 for the copy. At the speed of memory that is 38 us.
 
-How long a row takes counts as much, for a multiprocessor has few of them at a time. An earlier form
-took 66 us: by the disassembled kernel it waited for memory two or three times in turn and had 19
-barriers, 506 instructions and 56 registers a thread. This one asks for all of a row first, joins
-its parts before it reduces them, and loads the copy's constants when the row is done: 8, 446 and
-34. It was not measured. (Of the earlier form, several rows one after the other in a program, which
-keeps the constants, took longer.)
+It took 62 and 69 us with all of that, 22 to 28 without (an H200; one row a program, by two or four
+warps). What it waited for was, to judge by that, not the rows but the constants: nine or ten numbers
+a channel, loaded for every row, are 450 MB from a cache that gives 8 to 9 TB/s. So a program has two
+rows now and loads them once for both. It is one warp, which reduces a row without barriers, and the
+rows are the first to leave the cache next to it, for nobody reads them again. Of 1,182 instructions
+a row 875 are left, by the disassembled kernel. This form was not measured.
 
 The steps are those of ``layernorm.normalize``, with sums and maxima over a row's elements, in parts
 of a power of two each. They are written out with int32 operations where Triton has none for
@@ -36,13 +36,20 @@ from jax.experimental.pallas import triton
 
 from ibert_jax.integer.isqrt import isqrt
 from ibert_jax.integer.layernorm import golden_step, halvings_of, numerator
-from ibert_jax.integer.pallas_constants import Constants, Placed, pack_constants, pad_to
+from ibert_jax.integer.pallas_constants import (
+    Constants,
+    Placed,
+    pack_constants,
+    pad_to,
+    power_of_two,
+)
 
-WARPS = 4
-"""Of a row, which is a program. An earlier form took, on an H200 in one run, 78 us with four
-warps if there is a copy to be made, 93 with two; 60 and 66 if there is none."""
-SMALLEST_PART = 128
-"""Channels; a row is padded to a multiple of them."""
+ROWS = 2
+"""Of a program, which loads the constants once for all of them."""
+OF_A_WARP = 1024
+"""Channels of a row that one warp holds in registers; it waits for no other, by no barriers."""
+READ_AT_ONCE = 128
+"""Numbers that a warp reads by one instruction, four a thread; rows are in parts of them."""
 Elementwise = Callable[..., jax.Array]
 
 
@@ -60,7 +67,8 @@ def fused_normalize(
     constants: Any = (),
     after: Elementwise | None = None,
     after_constants: Any = (),
-    warps: int = WARPS,
+    rows: int = ROWS,
+    warps: int | None = None,
     interpret: bool = False,
 ) -> tuple[jax.Array, ...]:
     """``after(normalize(before(operands)))``, and what is between.
@@ -71,7 +79,9 @@ def fused_normalize(
         before: makes int32 of 20 bits of the operands and ``constants``, element by element.
         after: makes int8 of normalized elements, int32, and ``after_constants``; None, nothing.
         constants, after_constants: pytrees of int32 arrays, scalars or one value a channel [C].
-        warps: of 32 threads, a row's; the results do not depend on it.
+        rows: of a program, at most; fewer where they would not come out even.
+        warps: of 32 threads, a program's; None, as few as hold the channels. The results depend on
+            neither.
         interpret: run by Pallas' interpreter, on any platform.
 
     Returns:
@@ -79,9 +89,11 @@ def fused_normalize(
         there is an ``after``, what it made of them, int8 [..., C].
     """
     channels, lead = operands[0].shape[-1], operands[0].shape[:-1]
-    parts = parts_of(channels)
+    warps = warps or power_of_two(-(-channels // OF_A_WARP), 1)
+    parts = parts_of(channels, warps)
     width, count = sum(parts), math.prod(lead)
-    row = pl.BlockSpec((None, width), lambda i: (i, 0))
+    rows = math.gcd(rows, count)
+    tile = pl.BlockSpec((rows, width), lambda i: (i, 0))
     packed = pack_constants(((eps_mantissa, eps_exponent), constants, after_constants))
     types = (jnp.int32,) if after is None else (jnp.int32, jnp.int8)
     found = pl.pallas_call(
@@ -94,12 +106,12 @@ def fused_normalize(
             parts=parts,
             interpret=interpret,
         ),
-        grid=(count,),
+        grid=(count // rows,),
         in_specs=[
             pl.BlockSpec(packed.table.shape, lambda i: (0,)),
-            *(row for _ in operands),
+            *(tile for _ in operands),
         ],
-        out_specs=[row for _ in types],
+        out_specs=[tile for _ in types],
         out_shape=[jax.ShapeDtypeStruct((count, width), kind) for kind in types],
         compiler_params=triton.CompilerParams(num_warps=warps),
         interpret=interpret,
@@ -111,11 +123,10 @@ def fused_normalize(
     return tuple(x[:, :channels].reshape(*lead, channels) for x in found)
 
 
-def parts_of(channels: int) -> list[int]:
-    """The largest equal powers of two that together hold a row: 768 as three of 256."""
-    whole = -(-channels // SMALLEST_PART) * SMALLEST_PART
-    part = whole & -whole
-    return [part] * (whole // part)
+def parts_of(channels: int, warps: int) -> list[int]:
+    """What so many warps read at once, as often as holds a row: 768 by one warp as six of 128."""
+    part = READ_AT_ONCE * warps
+    return [part] * -(-channels // part)
 
 
 def _kernel(
@@ -129,24 +140,36 @@ def _kernel(
     interpret: bool,
 ) -> None:
     inputs, outputs = (refs[:-1], refs[-1:]) if after is None else (refs[:-2], refs[-2:])
+    rows = range(inputs[0].shape[0])
     starts = [sum(parts[:index]) for index in range(len(parts))]
     cuts = list(zip(starts, parts, strict=True))
     places = [pl.ds(*cut) for cut in cuts]
-    # All of the row is asked for before any of it is waited for: left to itself, the compiler asks
-    # for a part when it has computed the one before.
-    operands = [[x[place] for x in inputs] for place in places]
+    # All of the rows is asked for before any of it is waited for: left to itself, the compiler asks
+    # for a part when it has computed the one before. Nobody reads it again: the cache next to the
+    # multiprocessor is for the constants.
+    operands = [[[_read_once(x, row, place) for x in inputs] for row in rows] for place in places]
     if not interpret:
         triton.debug_barrier()
     of_eps, of_before, of_after = (each.unpack for each in constants)
-    elements = [
-        before(*own, of_before(table, *cut)) for own, cut in zip(operands, cuts, strict=True)
-    ]
+    eps, elements = of_eps(table, 0, 1), []
+    for part, cut in zip(operands, cuts, strict=True):
+        numbers = of_before(table, *cut)
+        elements.append([before(*own, numbers) for own in part])
     columns = [start + lax.broadcasted_iota(jnp.int32, (size,), 0) for start, size in cuts]
-    normalized = _normalized(elements, columns, channels, of_eps(table, 0, 1))
-    for place, cut, part in zip(places, cuts, normalized, strict=True):
-        outputs[0][place] = part
-        if after is not None:
-            outputs[1][place] = after(part, of_after(table, *cut))
+    normalized = [
+        _normalized(list(row), columns, channels, eps) for row in zip(*elements, strict=True)
+    ]
+    for index, (place, cut) in enumerate(zip(places, cuts, strict=True)):
+        numbers = None if after is None else of_after(table, *cut)
+        for row in rows:
+            part = normalized[row][index]
+            outputs[0][row, place] = part
+            if after is not None:
+                outputs[1][row, place] = after(part, numbers)
+
+
+def _read_once(x: Any, row: int, place: Any) -> jax.Array:
+    return triton.load(x.at[jnp.int32(row), place], eviction_policy="evict_first")
 
 
 def _normalized(
@@ -155,7 +178,7 @@ def _normalized(
     """Of the equal parts of a row, int32 [W] each; beyond its channels are zeros."""
 
     def kept(values: list[jax.Array]) -> list[jax.Array]:
-        if channels % SMALLEST_PART == 0:
+        if channels == sum(part.shape[0] for part in parts):
             return values
         return [
             jnp.where(column < channels, part, 0)

@@ -235,13 +235,8 @@ def test_sum_normalization_and_copy_in_one(channels: int) -> None:
 
 
 def test_parts_of_a_row() -> None:
-    assert [parts_of(n) for n in (24, 128, 384, 768, 1100)] == [
-        [128],
-        [128],
-        [128] * 3,
-        [256] * 3,
-        [128] * 9,
-    ]
+    assert [parts_of(n, 1) for n in (24, 128, 768)] == [[128], [128], [128] * 6]
+    assert [parts_of(n, 2) for n in (24, 1100, 1536)] == [[256], [256] * 5, [256] * 6]
 
 
 def test_kernels_lower_to_triton_without_a_gpu() -> None:
