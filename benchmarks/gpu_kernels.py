@@ -4,10 +4,10 @@
     JAX_PLATFORMS=cpu PYTHONPATH=. python benchmarks/gpu_kernels.py --small     # tries it out
 
 Of RoBERTa-base at 128 x 128 tokens: products with what follows them, by Triton and (on an H100 or
-H200) by Hopper's own instructions; residual sum, LayerNorm and copy with more and fewer warps a
-row; attention cut otherwise. Printed are microseconds, launching included, and whether all forms
-of a kernel made the same integers. Each is a process of its own, for a kernel that waits for what
-never comes stops a GPU's process for good; rounds go from one to the next.
+H200) by Hopper's own instructions; residual sum, LayerNorm and copy with more and fewer rows and
+warps a program; attention cut otherwise. Printed are microseconds, launching included, and whether
+all forms of a kernel made the same integers. Each is a process of its own, for a kernel that waits
+for what never comes stops a GPU's process for good; rounds go from one to the next.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from gemm import constants, draw, epilogue, folded, products
+from gemm import constants, draw, epilogue, folded, products, rescaled
 from machine import device_name, versions
 from workers import Worker
 
@@ -33,6 +33,7 @@ from ibert_jax.files import write_whole
 from ibert_jax.frozen.folding import fold_wide
 from ibert_jax.integer.dyadic import Multiplier
 from ibert_jax.integer.pallas_attention import AttentionTiles
+from ibert_jax.integer.pallas_constants import place
 
 PATIENCE = 60
 """Seconds after which one that does not answer is given up."""
@@ -58,7 +59,10 @@ def form(*names: str) -> str:
 
 FEED_FORWARD, QUERY_KEY = "feed-forward in", "query and key"
 NORM, ATTENTION = "residual sum, LayerNorm, copy", "attention"
-WARPS = {form(NORM, f"{n} warps"): n for n in (1, 2, 4, 8)}
+ROWS = {
+    form(NORM, f"{rows} rows, {warps} warps"): {"rows": rows, "warps": warps}
+    for rows, warps in ((1, 1), (1, 2), (1, 4), (2, 1), (2, 2), (4, 2), (4, 4))
+}
 TILES = {
     form(ATTENTION, f"{t.queries} queries, {t.keys} keys, {t.warps} warps"): t
     for t in (
@@ -73,7 +77,7 @@ BACKENDS = {
     for name in (FEED_FORWARD, QUERY_KEY)
     for backend in (TRITON, MOSAIC)
 }
-FORMS = [*BACKENDS, *WARPS, *TILES]
+FORMS = [*BACKENDS, *ROWS, *TILES]
 
 
 # ------------------------------------------------------------------------------------- kernels
@@ -83,9 +87,15 @@ def made(name: str, size: Size, interpret: bool) -> tuple[Callable[..., Any], li
     """A kernel, its operands in turns, and what all of its calls share."""
     if name in BACKENDS:
         return product(*BACKENDS[name], size, interpret)
-    if name in WARPS:
-        return normalization(WARPS[name], size, interpret)
+    if name in ROWS:
+        return normalization(ROWS[name], size, interpret)
     return attention(TILES[name], size, interpret)
+
+
+def placed(constants: Any) -> Any:
+    """Constants that a kernel need not put together at every call, as in a network."""
+    leaves, structure = jax.tree.flatten(constants)
+    return jax.tree.unflatten(structure, place(leaves, "kernel"))
 
 
 def product(name: str, backend: str, size: Size, interpret: bool) -> Any:
@@ -98,19 +108,19 @@ def product(name: str, backend: str, size: Size, interpret: bool) -> Any:
     operands = [(draw(rng, rows, depth),) for _ in range(INPUTS)]
     weight = draw(rng, columns, depth)
     bias = jnp.asarray(rng.integers(-(2**20), 2**20, columns), jnp.int32)
-    values = folded(constants(rng, columns, follows), bias)
+    values = placed(folded(constants(rng, columns, follows), bias))
 
     def run(q: jax.Array, weight: jax.Array, values: Any) -> jax.Array:
         if backend == TRITON:
             return fused_linear(q, weight, None, epilogue, values, interpret=interpret)
         from ibert_jax.integer.pallas_hopper import hopper_linear
 
-        return hopper_linear(q, weight, epilogue, values)
+        return hopper_linear(q, weight, rescaled, values)
 
     return run, operands, (weight, values)
 
 
-def normalization(warps: int, size: Size, interpret: bool) -> Any:
+def normalization(shares: dict[str, int], size: Size, interpret: bool) -> Any:
     from ibert_jax.integer.pallas_layernorm import fused_normalize
 
     rng, shape = np.random.default_rng(0), (size.batch * size.length, size.hidden)
@@ -122,24 +132,25 @@ def normalization(warps: int, size: Size, interpret: bool) -> Any:
     operands = [(numbers(), numbers()) for _ in range(INPUTS // 2)]
     sums = tuple(fold_wide(each, limit) for each in constants(rng, size.hidden, "residual"))
     copy = folded(constants(rng, size.hidden, "requantize"), jnp.zeros(size.hidden, jnp.int32))
+    shared = placed((jnp.int32(0), jnp.int32(-30), sums, copy))
 
     def before(x: jax.Array, residual: jax.Array, sums: Any) -> jax.Array:
         return epilogue(x, sums, residual)
 
-    def run(x: jax.Array, residual: jax.Array, sums: Any, copy: Any) -> tuple[jax.Array, ...]:
+    def run(x: jax.Array, residual: jax.Array, *shared: Any) -> tuple[jax.Array, ...]:
+        *eps, sums, copy = shared
         return fused_normalize(
             (x, residual),
-            jnp.int32(0),
-            jnp.int32(-30),
+            *eps,
             before=before,
             constants=sums,
             after=epilogue,
             after_constants=copy,
-            warps=warps,
+            **shares,
             interpret=interpret,
         )
 
-    return run, operands, (sums, copy)
+    return run, operands, shared
 
 
 def attention(tiles: AttentionTiles, size: Size, interpret: bool) -> Any:
@@ -153,6 +164,7 @@ def attention(tiles: AttentionTiles, size: Size, interpret: bool) -> Any:
     # Scores of random rows, within some ten thousands, spread over the exponential's range.
     scale = Multiplier(*(jnp.int32(n) for n in (23_000, 1 << 3, 4)))
     values = folded(constants(rng, size.hidden, "requantize"), jnp.zeros(size.hidden, jnp.int32))
+    scale, values = placed((scale, values))
     mask = jnp.ones(tokens, jnp.bool_)
 
     def run(query_key: Any, value: Any, mask: Any, scale: Any, values: Any) -> jax.Array:

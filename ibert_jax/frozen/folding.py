@@ -187,6 +187,9 @@ def fold(multiplier: Multiplier, largest: int, bias: Any = None) -> Folded | Non
     exponent = HIGHEST - shift + pre
     left, up = np.maximum(exponent - HIGHEST, 0), np.clip(exponent, 0, HIGHEST)
     right = np.maximum(-exponent, 0)
+    common = right.max(axis=-1, keepdims=True, initial=0) if right.ndim > 1 else right
+    if (up + common - right <= HIGHEST).all():  # in a layer, where m has room, one for all channels
+        up, right = up + common - right, common
     if left.any() and (((largest + np.abs(bias)) << left) >= 2**31).any():
         return None
     m = m << up
@@ -195,7 +198,7 @@ def fold(multiplier: Multiplier, largest: int, bias: Any = None) -> Folded | Non
         word(m),
         *_words(addend),
         left=word(left) if left.any() else None,
-        shift=word(right) if right.any() else None,
+        shift=_one_a_layer(word(right)) if right.any() else None,
     )
 
 
@@ -216,9 +219,13 @@ def fold_wide(multiplier: Multiplier, largest: int, bias: Any = None) -> Folded 
         high,
         low if bias.any() else None,
         left=word(pre) if pre.any() else None,
-        # Of layers that each have one shift, a number a layer.
-        shift=word(shift[:, 0] if shift.ndim > 1 and (shift == shift[:, :1]).all() else shift),
+        shift=_one_a_layer(word(shift)),
     )
+
+
+def _one_a_layer(shift: np.ndarray) -> Any:
+    """Shifts of which each layer has one, [L, C], as a number a layer, [L]; others as they are."""
+    return shift[:, 0] if shift.ndim > 1 and (shift == shift[:, :1]).all() else shift
 
 
 def constants_alike(*constants: Any) -> tuple[np.ndarray, ...]:

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from ibert_jax.frozen.folding import has_bias, in_kernel
-from ibert_jax.integer.dyadic import align, requantize_sum
+from ibert_jax.integer.dyadic import align, requantize_sum, rescale
 from ibert_jax.integer.matmul import of_matrix
 from ibert_jax.integer.mixed import dot_s8
 from ibert_jax.layers.activation import WIDEST_NARROW, IntegerAct
@@ -81,11 +81,11 @@ class PendingLinear:
         constants = in_kernel(self.gelu), in_kernel(act)
         lead, tokens = self.q.shape[:-1], self.q.reshape(-1, self.q.shape[-1])
         rows, columns = (weight, tokens) if channels_first else (tokens, weight)
-        if bias is None and in_kernel(act).bits <= 8 and not interpret and on_hopper():
+        if bias is None and in_kernel(act).bits == 8 and not interpret and on_hopper():
             from ibert_jax.integer.pallas_hopper import fits, hopper_linear
 
             if fits(rows.shape[0], rows.shape[1], columns.shape[0]):
-                found = hopper_linear(rows, columns, _finish, constants, by_row=channels_first)
+                found = hopper_linear(rows, columns, _rescaled, constants, by_row=channels_first)
                 return found.reshape((-1, *lead) if channels_first else (*lead, -1))
         found = fused_linear(
             rows, columns, bias, _finish, constants, by_row=channels_first, interpret=interpret
@@ -222,6 +222,12 @@ def slices_of(
         slices = [value for value in values if isinstance(value, PendingSlice)]
         return tuple(x.index for x in slices), counts.pop(), [x.whole for x in slices]
     return (0,) * len(values), 1, [settled(value) for value in values]
+
+
+def _rescaled(x: jax.Array, leaves: tuple[IntegerGELU | None, IntegerAct]) -> jax.Array:
+    gelu, act = leaves
+    (multiplier,) = act.multipliers
+    return rescale(x if gelu is None else gelu(x), multiplier, wide=act.bits > WIDEST_NARROW)
 
 
 def _finish(x: jax.Array, leaves: tuple[IntegerGELU | None, IntegerAct]) -> jax.Array:

@@ -23,10 +23,15 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jax.experimental import pallas as pl
+from jax.experimental.mosaic import gpu as mosaic
 from jax.experimental.pallas import mosaic_gpu
+from jaxlib.mlir import ir
+from jaxlib.mlir.dialects import llvm, vector
 
+from ibert_jax.integer.dyadic import clip_bits
 from ibert_jax.integer.pallas_constants import Constants, pack_constants
 from ibert_jax.integer.pallas_linear import Epilogue
 
@@ -69,7 +74,8 @@ def hopper_linear(
     Args:
         q: int8 [M, K].
         weight: int8 [N, K].
-        epilogue, constants, by_row: as of ``fused_linear``.
+        epilogue, constants, by_row: as of ``fused_linear``, but that what the epilogue makes is
+            int32 and saturates at 8 bits then.
         multiprocessors: among which the tiles are shared out, an even number.
         interpret: parameters of Mosaic's interpreter, which runs anywhere; None, the GPU runs it.
 
@@ -256,8 +262,9 @@ def _compute(work: _Work, group: Any, numbers: Any, out: Any, shared: _Shared) -
                 lax.slice(found, (0, start), (TILE, start + CHUNK)),
                 work.packed.unpack(own, 0, TILE),
             )
+            narrow = _clipped(finished) if work.interpreted else _saturated(finished)
             plgpu.wait_smem_to_gmem(0, wait_read_only=True)
-            shared.results[group] = finished
+            shared.results[group] = narrow
             plgpu.commit_smem()
             plgpu.copy_smem_to_gmem(
                 shared.results.at[group], out.at[pl.ds(row, TILE), pl.ds(column + start, CHUNK)]
@@ -284,6 +291,41 @@ def _multiply(work: _Work, turn: Any, accumulators: Any, shared: _Shared) -> jax
     plgpu.wgmma_wait(0)
     read(turn * work.steps + (work.steps - 1))
     return accumulators[...]
+
+
+def _clipped(x: jax.Array) -> jax.Array:
+    """int32 to int8; what is beyond counts as what is nearest to it."""
+    return clip_bits(x, 8).astype(jnp.int8)
+
+
+def _saturated(x: jax.Array) -> jax.Array:
+    """As ``_clipped``, of what is laid out in registers as accumulators are."""
+    wgmma = plgpu.Layout.WGMMA
+    kind = plgpu.ShapeDtypeStruct(x.shape, jnp.int8, layout=wgmma)
+    return plgpu.inline_mgpu(arg_types=(wgmma,), return_type=kind)(saturate_pairs)(x)
+
+
+def saturate_pairs(_: Any, x: Any) -> Any:
+    """One instruction for the two numbers of a register pair; clipped and packed they take five.
+
+    PTX's ``cvt.pack.sat.s8.s32``, of which the second operand becomes the lower byte.
+    """
+    word, half, byte = (ir.IntegerType.get_signless(bits) for bits in (32, 16, 8))
+    pair = ir.VectorType.get((2,), byte)
+
+    def saturated(register: Any) -> Any:
+        first, second = (
+            vector.extract(register, dynamic_position=[], static_position=[place])
+            for place in (0, 1)
+        )
+        instruction = "cvt.pack.sat.s8.s32.b32 $0, $1, $2, 0;"
+        both: Any = llvm.inline_asm(word, [second, first], instruction, "=r,r,r")
+        return llvm.bitcast(pair, llvm.trunc(half, both, llvm.IntegerOverflowFlags.none))
+
+    registers = np.empty_like(x.registers)
+    for place, register in np.ndenumerate(x.registers):
+        registers[place] = saturated(register)
+    return mosaic.FragmentedArray(_registers=registers, _layout=x.layout, _is_signed=True)
 
 
 def _memory(shape: tuple[int, ...]) -> Any:

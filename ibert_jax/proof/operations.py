@@ -99,8 +99,8 @@ _JAXPR = """
     all_gather all_to_all axis_index pbroadcast pmax pmin ppermute psum psum_invariant pvary
     addupdate empty get masked_load masked_swap num_programs program_id swap
     barrier_arrive barrier_wait commit_smem copy_gmem_to_smem copy_smem_to_gmem custom_vmap_call
-    debug_barrier_p layout_cast load mpmd_map run_scoped set_max_registers_p wait_smem_to_gmem
-    wgmma_accumulator_deref_p wgmma_ref wgmma_wait
+    debug_barrier_p inline_mgpu_p layout_cast load mpmd_map run_scoped set_max_registers_p
+    wait_smem_to_gmem wgmma_accumulator_deref_p wgmma_ref wgmma_wait
     input output constant dot_u8_s8 dot_u8_packed
 """
 
@@ -153,6 +153,8 @@ TRANSPARENT = frozenset(
      "__gpu$xla.gpu.triton", "triton_kernel_call_ffi", "mosaic_gpu_v2",  # Pallas
      "__triton", "__triton_gemm", "__triton_nested_gemm_fusion", "__dynamic_memcpy",
      "__custom_fusion",  # a kernel with the slice that it reads
+     # One instruction, which saturates two int32 to int8.
+     "ibert_jax.integer.pallas_hopper.saturate_pairs",
      # oneDNN's integer product adds in int32, which is asked of it for every shape
      # (integer.packed); one with a bias, a function or a scale is named otherwise.
      "__onednn$matmul",

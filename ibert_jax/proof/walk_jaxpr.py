@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -44,13 +45,20 @@ def _walk(jaxpr: Any, path: tuple[str, ...]) -> Iterator[Operation]:
         operands = [element_type(var.aval) for var in eqn.invars]
         operands += [kind for value in eqn.params.values() for kind in _inexact(value)]
         results = tuple(element_type(var.aval) for var in eqn.outvars)
-        yield Operation(
-            JAXPR, name, tuple(operands), results, lambda e=eqn, p=path: _where(e, p)
-        )  # fmt: skip
+        where = partial(_where, eqn, path)
+        yield Operation(JAXPR, name, tuple(operands), results, where, _opaque(eqn))
         step = eqn.params.get("name")
         inner = (*path, f"{name}[{step}]" if isinstance(step, str) else name)
         for sub in inner_jaxprs(eqn.params):
             yield from _walk(sub, inner)
+
+
+def _opaque(eqn: Any) -> str | None:
+    """The function that writes a Pallas kernel's instructions itself; None of other equations."""
+    if eqn.primitive.name != "inline_mgpu_p":
+        return None
+    function = eqn.params["mgpu_fn"]
+    return f"{function.__module__}.{function.__qualname__}"
 
 
 def element_type(aval: Any) -> str:
