@@ -8,11 +8,11 @@ and makes the 8-bit copy after that enters the next product: 100 MB in, 63 out, 
 150 MB for the sum and another 63 for the copy. At the speed of memory that is 38 us.
 
 It took 62 and 69 us with all of that, 22 to 28 without (an H200; one row a program, by two or four
-warps). What it waited for was, to judge by that, not the rows but the constants: nine or ten numbers
-a channel, loaded for every row, are 450 MB from a cache that gives 8 to 9 TB/s. So a program has two
-rows now and loads them once for both. It is one warp, which reduces a row without barriers, and the
-rows are the first to leave the cache next to it, for nobody reads them again. Of 1,182 instructions
-a row 875 are left, by the disassembled kernel. This form was not measured.
+warps). What it waited for was, to judge by that, not the rows but the constants: nine or ten
+numbers a channel, loaded for every row, are 450 MB from a cache that gives 8 to 9 TB/s. So a
+program has two rows now and loads them once for both. It is one warp, which reduces a row without
+barriers, and the rows are the first to leave the cache next to it, for nobody reads them again. Of
+1,182 instructions a row 875 are left, by the disassembled kernel. This form was not measured.
 
 The steps are those of ``layernorm.normalize``, with sums and maxima over a row's elements, in parts
 of a power of two each. They are written out with int32 operations where Triton has none for
