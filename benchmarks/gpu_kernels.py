@@ -144,7 +144,7 @@ def normalization(shares: dict[str, int], size: Size, interpret: bool) -> Any:
             *eps,
             before=before,
             constants=sums,
-            after=epilogue,
+            after=lambda x, copy: (x, epilogue(x, copy)),
             after_constants=copy,
             **shares,
             interpret=interpret,

@@ -14,10 +14,12 @@ import jax.numpy as jnp
 from flax import nnx
 
 from ibert_jax.frozen.folding import folded_as_is, plain
-from ibert_jax.frozen.fused_leaves import FusedLayerNorm, TakeCopy
+from ibert_jax.frozen.fused_leaves import FusedEmbedding, FusedLayerNorm, FusedRowSum, TakeCopy
 from ibert_jax.frozen.pending import Normalized, settled
 from ibert_jax.layers.activation import IntegerAct, IntegerPass
+from ibert_jax.layers.embedding import IntegerEmbedding
 from ibert_jax.layers.layernorm import IntegerLayerNorm
+from ibert_jax.models.embeddings import IBertEmbeddings
 from ibert_jax.models.encoder import IBertEncoder
 
 
@@ -48,6 +50,30 @@ def copy_for_next_layer(encoder: IBertEncoder, kernels: str) -> Any:
     return first
 
 
+def copy_of_embeddings(embeddings: IBertEmbeddings, copy: Any, kernels: str) -> None:
+    """Let one kernel make all that enters the first layer, if it can, in place.
+
+    The rows are looked up, added, normalized and requantized in it, and it makes the copy that
+    ``copy_for_next_layer`` returned.
+    """
+    module: Any = embeddings
+    tables = ("word_embeddings", "token_type_embeddings", "position_embeddings")
+    usual = (
+        isinstance(module.LayerNorm, IntegerLayerNorm)
+        and isinstance(module.embeddings_act1, IntegerAct)
+        and isinstance(module.output_activation, IntegerAct | IntegerPass)
+        and all(isinstance(getattr(module, name), IntegerEmbedding) for name in tables)
+    )
+    if not usual:
+        return
+    act = module.output_activation if isinstance(module.output_activation, IntegerAct) else None
+    for name in tables:
+        setattr(module, name, nnx.data(FusedEmbedding(getattr(module, name))))
+    module.embeddings_act1 = nnx.data(FusedRowSum(module.embeddings_act1))
+    module.LayerNorm = nnx.data(FusedLayerNorm(folded_as_is(module.LayerNorm), copy, kernels, act))
+    module.output_activation = nnx.data(IntegerPass())
+
+
 def _may_copy(block: Any, copy: Any) -> bool:
     """Whether what a block ends with is what ``copy`` reads, and 8 bits are what it makes."""
     return (
@@ -68,6 +94,7 @@ class CopyingEncoder(IBertEncoder):
 
     def __call__(self, hidden: Any, *arguments: Any, **options: Any) -> Any:
         """As ``IBertEncoder``: arrays in, arrays out."""
-        entering = Normalized(hidden, self.first_copy(hidden))
-        last, states, attentions = super().__call__(entering, *arguments, **options)
+        if not isinstance(hidden, Normalized):
+            hidden = Normalized(hidden, self.first_copy(hidden))
+        last, states, attentions = super().__call__(hidden, *arguments, **options)
         return settled(last), states and tuple(map(settled, states)), attentions

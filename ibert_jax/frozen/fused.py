@@ -10,7 +10,7 @@ The graph is untouched, and every number comes from the leaves' own arithmetic: 
 Query and key, which read the same operand, are one product; the values are one with the channels
 first, as attention reads them. LayerNorm, which passes over its rows several times, is one kernel
 with the residual sum before it and the 8-bit copy after it (``frozen.copies``); the product of such
-a sum is XLA's. Whatever else reads a pending value settles it: it is computed leaf by leaf, as
+a sum is XLA's. The LayerNorm of the embeddings looks its rows up, too. Whatever else reads a pending value settles it: it is computed leaf by leaf, as
 without fusion.
 
 Kernels requantize by folded constants (``frozen.folding``), which stand in one array a layer.
@@ -25,7 +25,12 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from ibert_jax.frozen.copies import CopyingEncoder, copy_for_next_layer, copy_within
+from ibert_jax.frozen.copies import (
+    CopyingEncoder,
+    copy_for_next_layer,
+    copy_of_embeddings,
+    copy_within,
+)
 from ibert_jax.frozen.folding import FoldedLeaf, folded_as_is, has_bias, plain
 from ibert_jax.frozen.fused_leaves import (
     FusedAct,
@@ -47,6 +52,7 @@ from ibert_jax.layers.gelu import IntegerGELU
 from ibert_jax.layers.layernorm import IntegerLayerNorm
 from ibert_jax.layers.linear import IntegerLinear
 from ibert_jax.layers.softmax import IntegerSoftmax
+from ibert_jax.models.embeddings import IBertEmbeddings
 from ibert_jax.models.encoder import IBertEncoder
 
 ALREADY = FusedLayerNorm | FusedProjections | TakeCopy
@@ -94,6 +100,9 @@ def fuse_leaves(network: nnx.Module, kernels: str, *, attention: bool = True) ->
             if module.stacked is not None:
                 module.stacked = nnx.data(_placed(module.stacked, module.depth))
             if first is not None:
+                copies = (m for _, m in nnx.iter_modules(network) if isinstance(m, IBertEmbeddings))
+                for embeddings in copies:
+                    copy_of_embeddings(embeddings, first, kernels)
                 put_leaf(network, ".".join(map(str, path)), CopyingEncoder(module, first))
     for path, leaf in integer_leaves(network).items():
         if isinstance(leaf, IntegerLayerNorm):  # outside of layers

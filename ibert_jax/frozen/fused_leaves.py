@@ -18,16 +18,19 @@ from ibert_jax.frozen.pending import (
     Normalized,
     PendingContext,
     PendingLinear,
+    PendingRows,
+    PendingRowSum,
     PendingScores,
     PendingSlice,
     PendingSum,
     PendingWeights,
     Transposed,
-    copied,
+    handed_on,
     settled,
     unless_in_place,
 )
 from ibert_jax.layers.attention import IntegerContext, IntegerScores
+from ibert_jax.layers.embedding import IntegerEmbedding
 from ibert_jax.layers.linear import IntegerLinear
 
 PALLAS, INTERPRETED = FUSING = ("pallas", "pallas-interpreted")
@@ -186,38 +189,75 @@ class FusedAct:
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
+class FusedEmbedding:
+    """An embedding table whose rows are looked up by what reads them."""
+
+    leaf: IntegerEmbedding
+
+    def __call__(self, ids: jax.Array) -> PendingRows:
+        return PendingRows(ids, self.leaf)
+
+    def rows(self, q: jax.Array) -> jax.Array:
+        return self.leaf.rows(q)
+
+    @property
+    def weight(self) -> jax.Array:
+        """Of the table, to which a vocabulary's scores may be tied."""
+        return self.leaf.weight
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class FusedRowSum:
+    """A sum of rows that is left to the LayerNorm."""
+
+    leaf: Any
+
+    def __call__(self, *operands: Any) -> Any:
+        if all(isinstance(each, PendingRows) for each in operands):
+            return PendingRowSum(operands, self.leaf)
+        return self.leaf(*map(settled, operands))
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
 class FusedLayerNorm:
     """A LayerNorm in one kernel, its row held in registers.
 
     Attributes:
         leaf: the LayerNorm.
         copy: what makes an 8-bit copy of its result in the same kernel, or None.
+        act: what requantizes the result of the embeddings' before, in the same kernel, or None.
     """
 
     leaf: FoldedLeaf
     copy: Any
     kernels: str = dataclasses.field(metadata={"static": True})
+    act: Any = None
 
     def __call__(self, q: Any) -> jax.Array | Normalized:
         def fused(q: Any, norm: FusedLayerNorm, interpret: bool = False) -> tuple[jax.Array, ...]:
             if isinstance(q, PendingSum):
                 return q.normalized(norm.leaf, norm.copy, interpret=interpret)
+            if isinstance(q, PendingRowSum):
+                return q.normalized(norm.leaf, norm.copy, norm.act, interpret=interpret)
             from ibert_jax.integer.pallas_layernorm import fused_normalize
 
             return fused_normalize(
                 (q,),
                 in_kernel(norm.leaf).eps_mantissa,
                 in_kernel(norm.leaf).eps_exponent,
-                after=None if norm.copy is None else copied,
-                after_constants=in_kernel(norm.copy),
+                after=handed_on,
+                after_constants=(in_kernel(norm.act), in_kernel(norm.copy)),
                 interpret=interpret,
             )
 
         def apart(q: Any, norm: FusedLayerNorm) -> tuple[jax.Array, ...]:
             whole = norm.leaf(settled(q))
+            whole = whole if norm.act is None else norm.act(whole)
             return (whole,) if norm.copy is None else (whole, norm.copy(whole))
 
-        q = q if isinstance(q, PendingSum) else settled(q)
+        q = q if isinstance(q, PendingSum | PendingRowSum) else settled(q)
         if self.kernels == INTERPRETED:
             found = fused(q, self, interpret=True)
         else:

@@ -18,6 +18,7 @@ from ibert_jax.integer.matmul import of_matrix
 from ibert_jax.integer.mixed import dot_s8
 from ibert_jax.layers.activation import WIDEST_NARROW, IntegerAct
 from ibert_jax.layers.attention import IntegerContext, IntegerScores
+from ibert_jax.layers.embedding import IntegerEmbedding, to_output_scale
 from ibert_jax.layers.gelu import IntegerGELU
 from ibert_jax.layers.linear import IntegerLinear
 
@@ -118,8 +119,57 @@ class PendingSum:
             in_kernel(norm).eps_exponent,
             before=_add_bias_and_sum,
             constants=(None if has_bias(self.act) else linear.bias, in_kernel(self.act)),
-            after=None if copy is None else copied,
-            after_constants=in_kernel(copy),
+            after=handed_on,
+            after_constants=(None, in_kernel(copy)),
+            interpret=interpret,
+        )
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class PendingRows:
+    """embedding(ids): int32 [..., C]."""
+
+    ids: jax.Array
+    leaf: IntegerEmbedding
+
+    def settle(self) -> jax.Array:
+        return self.leaf(self.ids)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class PendingRowSum:
+    """act(*rows): int32 [..., C]."""
+
+    rows: tuple[PendingRows, ...]
+    act: Any
+
+    def settle(self) -> jax.Array:
+        return self.act(*(each.settle() for each in self.rows))
+
+    def normalized(self, norm: Any, copy: Any, act: Any, *, interpret: bool) -> Any:
+        """act(norm(self)) and its copy, as one kernel."""
+        from ibert_jax.integer.pallas_layernorm import READ_AT_ONCE, Rows, fused_normalize
+
+        lead = jnp.broadcast_shapes(*(each.ids.shape for each in self.rows))
+        channels = self.rows[0].leaf.weight.shape[-1]
+
+        def operand(each: PendingRows) -> jax.Array | Rows:
+            ids = jnp.broadcast_to(each.ids, lead)
+            if channels % READ_AT_ONCE:
+                return each.leaf(ids)
+            within = jnp.clip(ids, 0, each.leaf.weight.shape[0] - 1)
+            return Rows(each.leaf.weight, each.leaf.ratio, within)
+
+        return fused_normalize(
+            tuple(map(operand, self.rows)),
+            in_kernel(norm).eps_mantissa,
+            in_kernel(norm).eps_exponent,
+            before=_add_rows,
+            constants=in_kernel(self.act),
+            after=handed_on,
+            after_constants=(in_kernel(act), in_kernel(copy)),
             interpret=interpret,
         )
 
@@ -195,6 +245,8 @@ PENDING = (
     Normalized,
     PendingContext,
     PendingLinear,
+    PendingRows,
+    PendingRowSum,
     PendingScores,
     PendingSlice,
     PendingSum,
@@ -244,8 +296,23 @@ def _add_bias_and_sum(accumulators: jax.Array, *rest: Any) -> jax.Array:
     return _requantized((accumulators, *others), act)
 
 
-def copied(normalized: jax.Array, act: IntegerAct) -> jax.Array:
-    return _requantized((normalized,), act)
+def _add_rows(*operands: Any) -> jax.Array:
+    """What the LayerNorm of the embeddings reads, of rows with their ratios or as looked up."""
+    *rows, act = operands
+    scaled = (
+        to_output_scale(each[0].astype(jnp.int32), each[1]) if isinstance(each, tuple) else each
+        for each in rows
+    )
+    return _requantized(tuple(scaled), act)
+
+
+def handed_on(
+    normalized: jax.Array, leaves: tuple[IntegerAct | None, IntegerAct | None]
+) -> tuple[jax.Array, ...]:
+    """What a LayerNorm left, requantized if need be, and its copy if there is one."""
+    act, copy = leaves
+    whole = normalized if act is None else _requantized((normalized,), act)
+    return (whole,) if copy is None else (whole, _requantized((whole,), copy))
 
 
 def _requantized(operands: tuple[jax.Array, ...], act: IntegerAct) -> jax.Array:

@@ -118,17 +118,16 @@ def _is_placed(node: Any) -> bool:
     return isinstance(node, Placed)
 
 
-def type_of(
-    epilogue: Callable[..., jax.Array], shape: tuple[int, int], constants: Any
-) -> jnp.dtype:
-    """The element type that an epilogue makes of int32 tiles of a shape."""
+def type_of(epilogue: Callable[..., Any], shape: tuple[int, ...], constants: Any) -> Any:
+    """The element type that an epilogue makes of int32 tiles of a shape, or those, if several."""
 
     def part(x: Any) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct(x.shape and shape[1:], jnp.int32)
+        return jax.ShapeDtypeStruct(x.shape and shape[-1:], jnp.int32)
 
     accumulators = jax.ShapeDtypeStruct(shape, jnp.int32)
     described = jax.tree.map(part, constants, is_leaf=_is_placed)
-    return jax.eval_shape(epilogue, accumulators, described).dtype
+    made = jax.eval_shape(epilogue, accumulators, described)
+    return jax.tree.map(lambda array: array.dtype, made)
 
 
 def pad_to(x: jax.Array, shape: tuple[int, ...]) -> jax.Array:

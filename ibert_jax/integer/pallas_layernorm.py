@@ -22,7 +22,9 @@ unsigned integers (leading zeros), and without the clips that never act there. A
 
 from __future__ import annotations
 
+import dataclasses
 import functools
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -42,6 +44,7 @@ from ibert_jax.integer.pallas_constants import (
     pack_constants,
     pad_to,
     power_of_two,
+    type_of,
 )
 
 ROWS = 2
@@ -51,6 +54,22 @@ OF_A_WARP = 1024
 READ_AT_ONCE = 128
 """Numbers that a warp reads by one instruction, four a thread; rows are in parts of them."""
 Elementwise = Callable[..., jax.Array]
+Finish = Callable[..., tuple[jax.Array, ...]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Rows:
+    """An operand of which each row is looked up.
+
+    Attributes:
+        table: int8 [V, C], C a multiple of ``READ_AT_ONCE``.
+        ratio: int32 [V], a number a row, which ``before`` is given with it.
+        ids: int32 [...] in [0, V).
+    """
+
+    table: jax.Array
+    ratio: jax.Array
+    ids: jax.Array
 
 
 def first_of(x: jax.Array, _: Any) -> jax.Array:
@@ -58,26 +77,33 @@ def first_of(x: jax.Array, _: Any) -> jax.Array:
     return x
 
 
+def alone(normalized: jax.Array, _: Any) -> tuple[jax.Array, ...]:
+    """What was normalized, where nothing stands after."""
+    return (normalized,)
+
+
 def fused_normalize(
-    operands: Sequence[jax.Array],
+    operands: Sequence[jax.Array | Rows],
     eps_mantissa: jax.Array | Placed,
     eps_exponent: jax.Array | Placed,
     *,
     before: Elementwise = first_of,
     constants: Any = (),
-    after: Elementwise | None = None,
+    after: Finish = alone,
     after_constants: Any = (),
     rows: int = ROWS,
     warps: int | None = None,
     interpret: bool = False,
 ) -> tuple[jax.Array, ...]:
-    """``after(normalize(before(operands)))``, and what is between.
+    """``after(normalize(before(operands)))``.
 
     Args:
-        operands: integer arrays [..., C].
+        operands: integer arrays [..., C]; or all of them rows looked up, each a pair of the row and
+            its ratio to ``before``.
         eps_mantissa, eps_exponent: as ``layernorm.normalize`` takes them.
         before: makes int32 of 20 bits of the operands and ``constants``, element by element.
-        after: makes int8 of normalized elements, int32, and ``after_constants``; None, nothing.
+        after: makes what is written, a tuple, of what ``layernorm.normalize`` makes, int32, and
+            ``after_constants``, element by element.
         constants, after_constants: pytrees of int32 arrays, scalars or one value a channel [C].
         rows: of a program, at most; fewer where they would not come out even.
         warps: of 32 threads, a program's; None, as few as hold the channels. The results depend on
@@ -85,23 +111,38 @@ def fused_normalize(
         interpret: run by Pallas' interpreter, on any platform.
 
     Returns:
-        ``layernorm.normalize`` of what ``before`` made, int32 [..., C], the same integers; and, if
-        there is an ``after``, what it made of them, int8 [..., C].
+        What ``after`` made, [..., C] each.
     """
-    channels, lead = operands[0].shape[-1], operands[0].shape[:-1]
+    first = operands[0]
+    lead, channels = (
+        (first.ids.shape, first.table.shape[-1])
+        if isinstance(first, Rows)
+        else (first.shape[:-1], first.shape[-1])
+    )
     warps = warps or power_of_two(-(-channels // OF_A_WARP), 1)
     parts = parts_of(channels, warps)
     width, count = sum(parts), math.prod(lead)
     rows = math.gcd(rows, count)
     tile = pl.BlockSpec((rows, width), lambda i: (i, 0))
     packed = pack_constants(((eps_mantissa, eps_exponent), constants, after_constants))
-    types = (jnp.int32,) if after is None else (jnp.int32, jnp.int8)
+    types = type_of(after, (width,), after_constants)
+
+    def inputs(x: jax.Array | Rows) -> tuple[list[jax.Array], list[pl.BlockSpec]]:
+        if not isinstance(x, Rows):
+            return [pad_to(x.reshape(count, channels), (count, width))], [tile]
+        whole = [pl.BlockSpec(a.shape, lambda i, n=a.ndim: (0,) * n) for a in (x.table, x.ratio)]
+        own = pl.BlockSpec((rows,), lambda i: (i,))
+        return [x.table, x.ratio, x.ids.reshape(count)], [*whole, own]
+
+    arrays, specs = zip(*map(inputs, operands), strict=True)
     found = pl.pallas_call(
         partial(
             _kernel,
             before=before,
             after=after,
             constants=packed.members(),
+            sizes=[len(each) for each in arrays],
+            rows=rows,
             channels=channels,
             parts=parts,
             interpret=interpret,
@@ -109,7 +150,7 @@ def fused_normalize(
         grid=(count // rows,),
         in_specs=[
             pl.BlockSpec(packed.table.shape, lambda i: (0,)),
-            *(tile for _ in operands),
+            *itertools.chain(*specs),
         ],
         out_specs=[tile for _ in types],
         out_shape=[jax.ShapeDtypeStruct((count, width), kind) for kind in types],
@@ -118,7 +159,7 @@ def fused_normalize(
         name="fused_normalize",
     )(
         packed.table,
-        *(pad_to(x.reshape(count, channels), (count, width)) for x in operands),
+        *itertools.chain(*arrays),
     )
     return tuple(x[:, :channels].reshape(*lead, channels) for x in found)
 
@@ -133,21 +174,24 @@ def _kernel(
     table: Any,
     *refs: Any,
     before: Elementwise,
-    after: Elementwise | None,
+    after: Finish,
     constants: list[Constants],
+    sizes: list[int],
+    rows: int,
     channels: int,
     parts: list[int],
     interpret: bool,
 ) -> None:
-    inputs, outputs = (refs[:-1], refs[-1:]) if after is None else (refs[:-2], refs[-2:])
-    rows = range(inputs[0].shape[0])
+    own_refs = iter(refs)
+    inputs = [list(itertools.islice(own_refs, size)) for size in sizes]
+    outputs = list(own_refs)
     starts = [sum(parts[:index]) for index in range(len(parts))]
     cuts = list(zip(starts, parts, strict=True))
     places = [pl.ds(*cut) for cut in cuts]
     # All of the rows is asked for before any of it is waited for: left to itself, the compiler asks
     # for a part when it has computed the one before. Nobody reads it again: the cache next to the
     # multiprocessor is for the constants.
-    operands = [[[_read_once(x, row, place) for x in inputs] for row in rows] for place in places]
+    operands = [[[_read(x, row, place) for x in inputs] for row in range(rows)] for place in places]
     if not interpret:
         triton.debug_barrier()
     of_eps, of_before, of_after = (each.unpack for each in constants)
@@ -160,16 +204,19 @@ def _kernel(
         _normalized(list(row), columns, channels, eps) for row in zip(*elements, strict=True)
     ]
     for index, (place, cut) in enumerate(zip(places, cuts, strict=True)):
-        numbers = None if after is None else of_after(table, *cut)
-        for row in rows:
-            part = normalized[row][index]
-            outputs[0][row, place] = part
-            if after is not None:
-                outputs[1][row, place] = after(part, numbers)
+        numbers = of_after(table, *cut)
+        for row in range(rows):
+            made = after(normalized[row][index], numbers)
+            for output, part in zip(outputs, made, strict=True):
+                output[row, place] = part
 
 
-def _read_once(x: Any, row: int, place: Any) -> jax.Array:
-    return triton.load(x.at[jnp.int32(row), place], eviction_policy="evict_first")
+def _read(refs: list[Any], row: int, place: Any) -> Any:
+    if len(refs) == 1:
+        return triton.load(refs[0].at[jnp.int32(row), place], eviction_policy="evict_first")
+    table, ratio, ids = refs
+    at = ids[row]
+    return table[at, place], ratio[at]
 
 
 def _normalized(

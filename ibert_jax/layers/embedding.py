@@ -56,15 +56,16 @@ class IntegerEmbedding:
     def __call__(self, ids: jax.Array) -> jax.Array:
         """int32 ids [B, T] -> int32 [B, T, C], at most 2^15 (1 + 2^-10): 8 + 21 bits inside."""
         rows = look_up(self.weight, ids).astype(jnp.int32)
-        return _to_output_scale(rows, look_up(self.ratio, ids))
+        return to_output_scale(rows, look_up(self.ratio, ids)[..., None])
 
     def rows(self, q: jax.Array) -> jax.Array:
         """Rows that come from outside, int32 [B, T, C] as ``quantize_rows`` makes them."""
         return q
 
 
-def _to_output_scale(rows: jax.Array, ratio: jax.Array) -> jax.Array:
-    wide = rows * ratio[..., None]
+def to_output_scale(rows: jax.Array, ratio: jax.Array) -> jax.Array:
+    """Rows int32 [..., C] with their multipliers, int32, to the scale of the table's results."""
+    wide = rows * ratio
     return (wide + 2 ** (RATIO_BITS - 1)) >> RATIO_BITS
 
 
@@ -101,7 +102,8 @@ def quantize_rows(
     largest = jnp.minimum(jnp.max(jnp.abs(rows), axis=-1), limit)
     largest = largest if per_row else jnp.broadcast_to(limit, largest.shape)
     steps, ratio, _ = _row_constants(largest, limit, bits=bits)
-    return _to_output_scale(round_to(rows, steps[..., None], 2 ** (bits - 1) - 1), ratio)
+    integers = round_to(rows, steps[..., None], 2 ** (bits - 1) - 1)
+    return to_output_scale(integers, ratio[..., None])
 
 
 @materialized

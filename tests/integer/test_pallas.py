@@ -13,6 +13,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from jax.sharding import AbstractDevice, AbstractMesh
 
+from ibert_jax.frozen.pending import PendingRows, PendingRowSum
 from ibert_jax.integer.dyadic import Multiplier, requantize, requantize_sum
 from ibert_jax.integer.gelu import igelu
 from ibert_jax.integer.layernorm import normalize
@@ -20,7 +21,10 @@ from ibert_jax.integer.matmul import int8_linear, shift_bias
 from ibert_jax.integer.pallas_attention import AttentionTiles, fused_attention
 from ibert_jax.integer.pallas_layernorm import fused_normalize, parts_of
 from ibert_jax.integer.pallas_linear import Tiles, fused_linear
+from ibert_jax.layers.activation import IntegerAct
 from ibert_jax.layers.attention import IntegerContext, IntegerScores
+from ibert_jax.layers.embedding import IntegerEmbedding
+from ibert_jax.layers.layernorm import IntegerLayerNorm
 from ibert_jax.layers.softmax import IntegerSoftmax
 
 SMALL = Tiles(rows=16, columns=32, depth=32)
@@ -222,7 +226,7 @@ def test_sum_normalization_and_copy_in_one(channels: int) -> None:
             *eps,
             before=before,
             constants=constants,
-            after=to_8_bits,
+            after=lambda x, constants: (x, to_8_bits(x, constants)),
             after_constants=copy,
             interpret=True,
         )
@@ -231,6 +235,39 @@ def test_sum_normalization_and_copy_in_one(channels: int) -> None:
     plain, fused = both(jnp.asarray(x, jnp.int32), residual, eps, (bias, sums), copy)
     assert fused[1].dtype == np.int8
     assert len(np.unique(plain[1])) > 100
+    jax.tree.map(np.testing.assert_array_equal, fused, plain)
+
+
+@pytest.mark.parametrize("channels", [128, 384, 24])
+def test_embeddings_in_one(channels: int) -> None:
+    """Rows looked up, in the kernel or, of an odd width, before; added, normalized, requantized,
+    copied."""
+    rng = np.random.default_rng(channels)
+
+    def table(rows: int) -> IntegerEmbedding:
+        weight = rng.integers(-127, 128, (rows, channels), np.int8)
+        return IntegerEmbedding(
+            jnp.asarray(weight), jnp.asarray(rng.integers(0, 2**20, rows), jnp.int32)
+        )
+
+    ids = jnp.asarray(rng.integers(0, 90, (3, 7)), jnp.int32).at[0, 0].set(1000)  # clipped
+    positions = jnp.arange(7, dtype=jnp.int32)[None]
+    tables = (table(90), table(2), table(8))
+    rows = tuple(map(PendingRows, (ids, ids % 2, positions), tables))
+    total = IntegerAct(tuple(multiplier(rng, (3, 5), bits=31) for _ in rows), 20)
+    act = IntegerAct((multiplier(rng, (1, 3), (channels,), bits=31),), 22)
+    copy = IntegerAct((multiplier(rng, (5, 7), (channels,)),), 8)
+    norm = IntegerLayerNorm(jnp.int32(2**30 + 12345), jnp.int32(-24))
+
+    @jax.jit
+    def both(rows: Any, total: Any, act: Any, copy: Any) -> Any:
+        pending = PendingRowSum(rows, total)
+        whole = act(norm(pending.settle()))
+        return (whole, copy(whole)), pending.normalized(norm, copy, act, interpret=True)
+
+    plain, fused = both(rows, total, act, copy)
+    assert fused[1].dtype == np.int8
+    assert min(len(np.unique(each)) for each in plain) > 50
     jax.tree.map(np.testing.assert_array_equal, fused, plain)
 
 
