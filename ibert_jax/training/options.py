@@ -216,7 +216,7 @@ class TrainOptions:
         given = {name: getattr(self, name) for name in QUANTIZATION}
         return {name: value for name, value in given.items() if value is not None}
 
-    def _quantization_problems(self):
+    def _quantization_problems(self) -> Iterator[str]:
         """What the configurations that will hold them would refuse."""
         try:
             QuantConfig(**self.quantization(), overrides=self.bit_overrides)

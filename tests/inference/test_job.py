@@ -325,7 +325,12 @@ def _junk(count: int) -> list[bytes]:
 @pytest.mark.parametrize("kind", ["wordpiece", "byte-level"])
 def test_junk_is_answered_or_told_of(kind: str, tmp_path: Path) -> None:
     tokenizer = Tokenizer.load(default_directory()) if kind == "wordpiece" else _byte_level()
-    config = make_config(vocab_size=tokenizer.vocab_size, max_position_embeddings=66)
+    padding = 0 if kind == "wordpiece" else 1
+    config = make_config(
+        vocab_size=tokenizer.vocab_size,
+        pad_token_id=padding,
+        max_position_embeddings=65 + padding,
+    )
     predictor = Predictor(CountingProgram(jnp.asarray([5, 4], jnp.int32), config), tokenizer)
     rows = _junk(1000)
     path, output = tmp_path / "rows.txt", tmp_path / "answers.jsonl"
