@@ -10,8 +10,8 @@ The graph is untouched, and every number comes from the leaves' own arithmetic: 
 Query and key, which read the same operand, are one product; the values are one with the channels
 first, as attention reads them. LayerNorm, which passes over its rows several times, is one kernel
 with the residual sum before it and the 8-bit copy after it (``frozen.copies``); the product of such
-a sum is XLA's. The LayerNorm of the embeddings looks its rows up, too. Whatever else reads a pending value settles it: it is computed leaf by leaf, as
-without fusion.
+a sum is XLA's. The LayerNorm of the embeddings looks its rows up, too. Whatever else reads a
+pending value settles it: it is computed leaf by leaf, as without fusion.
 
 Kernels requantize by folded constants (``frozen.folding``), which stand in one array a layer.
 """
