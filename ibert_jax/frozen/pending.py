@@ -150,17 +150,18 @@ class PendingRowSum:
 
     def normalized(self, norm: Any, copy: Any, act: Any, *, interpret: bool) -> Any:
         """act(norm(self)) and its copy, as one kernel."""
-        from ibert_jax.integer.pallas_layernorm import READ_AT_ONCE, Rows, fused_normalize
+        from ibert_jax.integer.pallas_layernorm import Rows, fused_normalize, parts_of, warps_of
 
         lead = jnp.broadcast_shapes(*(each.ids.shape for each in self.rows))
         channels = self.rows[0].leaf.weight.shape[-1]
+        whole = sum(parts_of(channels, warps_of(channels))) == channels
 
         def operand(each: PendingRows) -> jax.Array | Rows:
             ids = jnp.broadcast_to(each.ids, lead)
-            if channels % READ_AT_ONCE:
+            if not whole:
                 return each.leaf(ids)
-            within = jnp.clip(ids, 0, each.leaf.weight.shape[0] - 1)
-            return Rows(each.leaf.weight, each.leaf.ratio, within)
+            weight, ratio = each.leaf.weight, each.leaf.ratio
+            return Rows(weight, ratio, jnp.clip(ids, 0, weight.shape[0] - 1))
 
         return fused_normalize(
             tuple(map(operand, self.rows)),

@@ -62,7 +62,7 @@ class Rows:
     """An operand of which each row is looked up.
 
     Attributes:
-        table: int8 [V, C], C a multiple of ``READ_AT_ONCE``.
+        table: int8 [V, C]; the parts of a row (``parts_of``) are C channels and no more.
         ratio: int32 [V], a number a row, which ``before`` is given with it.
         ids: int32 [...] in [0, V).
     """
@@ -119,7 +119,7 @@ def fused_normalize(
         if isinstance(first, Rows)
         else (first.shape[:-1], first.shape[-1])
     )
-    warps = warps or power_of_two(-(-channels // OF_A_WARP), 1)
+    warps = warps or warps_of(channels)
     parts = parts_of(channels, warps)
     width, count = sum(parts), math.prod(lead)
     rows = math.gcd(rows, count)
@@ -162,6 +162,11 @@ def fused_normalize(
         *itertools.chain(*arrays),
     )
     return tuple(x[:, :channels].reshape(*lead, channels) for x in found)
+
+
+def warps_of(channels: int) -> int:
+    """As few as hold a row."""
+    return power_of_two(-(-channels // OF_A_WARP), 1)
 
 
 def parts_of(channels: int, warps: int) -> list[int]:

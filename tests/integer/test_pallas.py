@@ -238,7 +238,7 @@ def test_sum_normalization_and_copy_in_one(channels: int) -> None:
     jax.tree.map(np.testing.assert_array_equal, fused, plain)
 
 
-@pytest.mark.parametrize("channels", [128, 384, 24])
+@pytest.mark.parametrize("channels", [128, 384, 24, 1152])
 def test_embeddings_in_one(channels: int) -> None:
     """Rows looked up, in the kernel or, of an odd width, before; added, normalized, requantized,
     copied."""
