@@ -32,7 +32,7 @@ from ibert_jax.files import write_whole
 from ibert_jax.frozen.folding import fold
 from ibert_jax.frozen.shared_shift import share
 from ibert_jax.integer.compiled import jit_program
-from ibert_jax.integer.dyadic import Folded, Multiplier, clip_bits, requantize_sum, rescale
+from ibert_jax.integer.dyadic import Folded, Multiplier, requantize_sum, rescale, saturate
 from ibert_jax.integer.gelu import igelu
 from ibert_jax.integer.matmul import int8_linear, shift_bias
 from ibert_jax.integer.mixed import dot_s8, dot_u8_s8, to_unsigned
@@ -105,7 +105,7 @@ def epilogue(x: jax.Array, values: Any, *residual: jax.Array) -> jax.Array:
     """What the network makes of accumulators: told apart by the constants."""
     if residual:
         return requantize_sum((x, *residual), values, 20, wide=True)
-    return clip_bits(rescaled(x, values), 8).astype(jnp.int8)
+    return saturate(rescaled(x, values), 8)
 
 
 def rescaled(x: jax.Array, values: Any) -> jax.Array:

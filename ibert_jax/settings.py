@@ -8,11 +8,13 @@ import numbers
 import operator
 from typing import Any
 
+import numpy as np
+
 
 def plain_number(value: Any) -> Any:
-    """A number of NumPy's or JAX's as Python's int or float; anything else as it is."""
-    if isinstance(value, bool):
-        return value
+    """A number or bool of NumPy's or JAX's as Python's; anything else as it is."""
+    if isinstance(value, bool | np.bool_):
+        return bool(value)
     try:
         return operator.index(value)
     except TypeError:

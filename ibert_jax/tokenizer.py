@@ -102,7 +102,7 @@ class Tokenizer:
         self._lock = threading.Lock()  # truncation is a setting of the backend, not of a call
         self.directory = None if directory is None else Path(directory)
         self.truncation_side = "right"
-        self.model_max_length: float | None = None
+        self.model_max_length: int | None = None
         self._paddings = PADDINGS
 
     @classmethod
@@ -127,7 +127,8 @@ class Tokenizer:
         stored = (backend.truncation or {}).get("direction", "right")
         tokenizer = cls(backend, directory)
         tokenizer.truncation_side = settings.get("truncation_side") or stored
-        tokenizer.model_max_length = settings.get("model_max_length")
+        longest = settings.get("model_max_length")  # often 1e30, for as many as there may be
+        tokenizer.model_max_length = None if longest is None else int(longest)
         padding = settings.get("pad_token")
         padding = padding.get("content") if isinstance(padding, dict) else padding
         if isinstance(padding, str):

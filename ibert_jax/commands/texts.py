@@ -76,6 +76,6 @@ def read_sample(
     from ibert_jax.inference import Sample, task_for
 
     longest = model.config.max_sequence_length
-    usual = int(tokenizer.model_max_length or longest)
+    usual = tokenizer.model_max_length or longest
     task = task_for(model, tokenizer, min(max_length or usual, longest))
     return Sample.of(task, read_rows(path, columns, rows, task))

@@ -53,8 +53,10 @@ def copy_for_next_layer(encoder: IBertEncoder, kernels: str) -> Any:
 def copy_of_embeddings(embeddings: IBertEmbeddings, copy: Any, kernels: str) -> None:
     """Let one kernel make all that enters the first layer, if it can, in place.
 
-    The rows are looked up, added, normalized and requantized in it, and it makes the copy that
-    ``copy_for_next_layer`` returned.
+    Rows are looked up, added, normalized and requantized in it.
+
+    Args:
+        copy: what makes the 8-bit copy, as ``copy_for_next_layer`` returns it.
     """
     module: Any = embeddings
     tables = ("word_embeddings", "token_type_embeddings", "position_embeddings")

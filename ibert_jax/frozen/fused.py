@@ -100,9 +100,9 @@ def fuse_leaves(network: nnx.Module, kernels: str, *, attention: bool = True) ->
             if module.stacked is not None:
                 module.stacked = nnx.data(_placed(module.stacked, module.depth))
             if first is not None:
-                copies = (m for _, m in nnx.iter_modules(network) if isinstance(m, IBertEmbeddings))
-                for embeddings in copies:
-                    copy_of_embeddings(embeddings, first, kernels)
+                for _, other in list(nnx.iter_modules(network)):
+                    if isinstance(other, IBertEmbeddings):
+                        copy_of_embeddings(other, first, kernels)
                 put_leaf(network, ".".join(map(str, path)), CopyingEncoder(module, first))
     for path, leaf in integer_leaves(network).items():
         if isinstance(leaf, IntegerLayerNorm):  # outside of layers

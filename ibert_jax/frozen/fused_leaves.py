@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from ibert_jax.frozen.folding import FoldedLeaf, in_kernel
+from ibert_jax.frozen.folding import FoldedLeaf
 from ibert_jax.frozen.pending import (
     Normalized,
     PendingContext,
@@ -25,7 +25,7 @@ from ibert_jax.frozen.pending import (
     PendingSum,
     PendingWeights,
     Transposed,
-    handed_on,
+    fused_norm,
     settled,
     unless_in_place,
 )
@@ -227,7 +227,7 @@ class FusedLayerNorm:
     Attributes:
         leaf: the LayerNorm.
         copy: what makes an 8-bit copy of its result in the same kernel, or None.
-        act: what requantizes the result of the embeddings' before, in the same kernel, or None.
+        act: what requantizes its result before that, or None; the embeddings' alone has one.
     """
 
     leaf: FoldedLeaf
@@ -237,20 +237,10 @@ class FusedLayerNorm:
 
     def __call__(self, q: Any) -> jax.Array | Normalized:
         def fused(q: Any, norm: FusedLayerNorm, interpret: bool = False) -> tuple[jax.Array, ...]:
-            if isinstance(q, PendingSum):
-                return q.normalized(norm.leaf, norm.copy, interpret=interpret)
-            if isinstance(q, PendingRowSum):
-                return q.normalized(norm.leaf, norm.copy, norm.act, interpret=interpret)
-            from ibert_jax.integer.pallas_layernorm import fused_normalize
-
-            return fused_normalize(
-                (q,),
-                in_kernel(norm.leaf).eps_mantissa,
-                in_kernel(norm.leaf).eps_exponent,
-                after=handed_on,
-                after_constants=(in_kernel(norm.act), in_kernel(norm.copy)),
-                interpret=interpret,
-            )
+            leaves = norm.leaf, norm.act, norm.copy
+            if isinstance(q, PendingSum | PendingRowSum):
+                return q.normalized(*leaves, interpret=interpret)
+            return fused_norm((q,), *leaves, interpret=interpret)
 
         def apart(q: Any, norm: FusedLayerNorm) -> tuple[jax.Array, ...]:
             whole = norm.leaf(settled(q))

@@ -106,22 +106,17 @@ class PendingSum:
     def settle(self) -> jax.Array:
         return self.act(self.product.settle(), *self.others)
 
-    def normalized(self, norm: Any, copy: Any, *, interpret: bool) -> tuple[jax.Array, ...]:
-        """norm(self), and its copy if there is one, as a product and one kernel."""
-        from ibert_jax.integer.pallas_layernorm import fused_normalize
-
+    def normalized(self, norm: Any, act: Any, copy: Any, *, interpret: bool) -> Any:
+        """As ``fused_norm`` gives it, by a product and one kernel."""
         q, linear = self.product.q, self.product.linear
         weight = of_matrix(linear.weight, lambda matrix: matrix)
         accumulators = dot_s8(q, weight, (((q.ndim - 1,), (1,)), ((), ())))
-        return fused_normalize(
+        return fused_norm(
             (accumulators, *self.others),
-            in_kernel(norm).eps_mantissa,
-            in_kernel(norm).eps_exponent,
+            *(norm, act, copy),
+            interpret=interpret,
             before=_add_bias_and_sum,
             constants=(None if has_bias(self.act) else linear.bias, in_kernel(self.act)),
-            after=handed_on,
-            after_constants=(None, in_kernel(copy)),
-            interpret=interpret,
         )
 
 
@@ -148,30 +143,24 @@ class PendingRowSum:
     def settle(self) -> jax.Array:
         return self.act(*(each.settle() for each in self.rows))
 
-    def normalized(self, norm: Any, copy: Any, act: Any, *, interpret: bool) -> Any:
-        """act(norm(self)) and its copy, as one kernel."""
-        from ibert_jax.integer.pallas_layernorm import Rows, fused_normalize, parts_of, warps_of
+    def normalized(self, norm: Any, act: Any, copy: Any, *, interpret: bool) -> Any:
+        """As ``fused_norm`` gives it, by one kernel."""
+        from ibert_jax.integer.pallas_layernorm import Rows, may_look_up
 
         lead = jnp.broadcast_shapes(*(each.ids.shape for each in self.rows))
-        channels = self.rows[0].leaf.weight.shape[-1]
-        whole = sum(parts_of(channels, warps_of(channels))) == channels
 
         def operand(each: PendingRows) -> jax.Array | Rows:
-            ids = jnp.broadcast_to(each.ids, lead)
-            if not whole:
+            ids, weight = jnp.broadcast_to(each.ids, lead), each.leaf.weight
+            if not may_look_up(weight.shape[-1]):
                 return each.leaf(ids)
-            weight, ratio = each.leaf.weight, each.leaf.ratio
-            return Rows(weight, ratio, jnp.clip(ids, 0, weight.shape[0] - 1))
+            return Rows(weight, each.leaf.ratio, jnp.clip(ids, 0, weight.shape[0] - 1))
 
-        return fused_normalize(
+        return fused_norm(
             tuple(map(operand, self.rows)),
-            in_kernel(norm).eps_mantissa,
-            in_kernel(norm).eps_exponent,
+            *(norm, act, copy),
+            interpret=interpret,
             before=_add_rows,
             constants=in_kernel(self.act),
-            after=handed_on,
-            after_constants=(in_kernel(act), in_kernel(copy)),
-            interpret=interpret,
         )
 
 
@@ -277,7 +266,33 @@ def slices_of(
     return (0,) * len(values), 1, [settled(value) for value in values]
 
 
+def fused_norm(
+    operands: Any, norm: Any, act: Any, copy: Any, *, interpret: bool, **before: Any
+) -> tuple[jax.Array, ...]:
+    """What a LayerNorm makes of operands, by one kernel: int32 [..., C], and int8 [..., C].
+
+    Args:
+        operands, interpret, before: as ``fused_normalize`` takes them, ``before`` with its
+            constants.
+        norm: the LayerNorm.
+        act: what requantizes its result before it is handed on, or None.
+        copy: what makes the 8-bit copy of that, or None, and there is none.
+    """
+    from ibert_jax.integer.pallas_layernorm import fused_normalize
+
+    return fused_normalize(
+        operands,
+        in_kernel(norm).eps_mantissa,
+        in_kernel(norm).eps_exponent,
+        after=_handed_on,
+        after_constants=(in_kernel(act), in_kernel(copy)),
+        interpret=interpret,
+        **before,
+    )
+
+
 def _rescaled(x: jax.Array, leaves: tuple[IntegerGELU | None, IntegerAct]) -> jax.Array:
+    """As ``_finish``, before it is saturated."""
     gelu, act = leaves
     (multiplier,) = act.multipliers
     return rescale(x if gelu is None else gelu(x), multiplier, wide=act.bits > WIDEST_NARROW)
@@ -307,10 +322,9 @@ def _add_rows(*operands: Any) -> jax.Array:
     return _requantized(tuple(scaled), act)
 
 
-def handed_on(
+def _handed_on(
     normalized: jax.Array, leaves: tuple[IntegerAct | None, IntegerAct | None]
 ) -> tuple[jax.Array, ...]:
-    """What a LayerNorm left, requantized if need be, and its copy if there is one."""
     act, copy = leaves
     whole = normalized if act is None else _requantized((normalized,), act)
     return (whole,) if copy is None else (whole, _requantized((whole,), copy))

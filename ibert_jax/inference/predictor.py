@@ -320,7 +320,7 @@ def task_for(program: Any, tokenizer: Tokenizer, max_length: int, **options: Any
             f"a model of {task.head} has no option {', '.join(unknown)}; it has "
             f"{', '.join(sorted(own)) or 'none'}"
         )
-    plain = {n: v.item() if isinstance(v, np.generic) else v for n, v in options.items()}
+    plain = {name: plain_number(value) for name, value in options.items()}
     return task(program.config, tokenizer, max_length, **plain)
 
 
@@ -328,7 +328,7 @@ def _usable_length(config: Any, tokenizer: Tokenizer, max_length: int | None) ->
     """The longest input in tokens: what was asked for, if the model's positions allow it."""
     positions = config.max_sequence_length
     if max_length is None:
-        return min(positions, int(tokenizer.model_max_length or positions))
+        return min(positions, tokenizer.model_max_length or positions)
     max_length = _whole_number("max_length", max_length)
     if not 3 <= max_length <= positions:
         raise ValueError(

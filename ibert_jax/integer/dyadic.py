@@ -108,6 +108,12 @@ def clip_bits(x: jax.Array, bits: int) -> jax.Array:
     return jnp.clip(x, -(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
 
 
+def saturate(x: jax.Array, bits: int) -> jax.Array:
+    """``clip_bits`` of int32, as int8 for 8 bits and fewer."""
+    clipped = clip_bits(x, bits)
+    return clipped.astype(jnp.int8) if bits <= 8 else clipped
+
+
 def bounded(x: jax.Array, low: int, high: int) -> jax.Array:
     """``x``, which a lemma keeps within [low, high], clipped there.
 
@@ -150,8 +156,7 @@ def requantize(x: jax.Array, multiplier: Multiplier, bits: int, *, wide: bool) -
         wide: whether ``m`` has 31 bits (outputs above 16 bits need them) or 15 (half the
             price; relative error 2^-15).
     """
-    clipped = clip_bits(rescale(x, multiplier, wide=wide), bits)
-    return clipped.astype(jnp.int8) if bits <= 8 else clipped
+    return saturate(rescale(x, multiplier, wide=wide), bits)
 
 
 def requantize_sum(
@@ -169,5 +174,4 @@ def requantize_sum(
     ]
     if len(parts) == 1:
         return parts[0]
-    total = clip_bits(functools.reduce(operator.add, (p.astype(jnp.int32) for p in parts)), bits)
-    return total.astype(jnp.int8) if bits <= 8 else total
+    return saturate(functools.reduce(operator.add, (p.astype(jnp.int32) for p in parts)), bits)

@@ -12,7 +12,8 @@ forward pass where ``pallas_linear`` took 122 (benchmarks/README). The integers 
 of integers do not depend on their order, and the epilogue is the same function.
 
 Mosaic GPU changes from one version of JAX to the next: this is for the one that it was run by, on
-an H200 (an H100 has the same instructions; it was never run on one). Others go on with
+an H200 (an H100 has the same instructions; it was never run on one), all but the one instruction
+that ends an epilogue (``saturate_pairs``). Others go on with
 ``pallas_linear``.
 """
 
@@ -31,7 +32,7 @@ from jax.experimental.pallas import mosaic_gpu
 from jaxlib.mlir import ir
 from jaxlib.mlir.dialects import llvm, vector
 
-from ibert_jax.integer.dyadic import clip_bits
+from ibert_jax.integer.dyadic import saturate
 from ibert_jax.integer.pallas_constants import Constants, pack_constants
 from ibert_jax.integer.pallas_linear import Epilogue
 
@@ -262,7 +263,7 @@ def _compute(work: _Work, group: Any, numbers: Any, out: Any, shared: _Shared) -
                 lax.slice(found, (0, start), (TILE, start + CHUNK)),
                 work.packed.unpack(own, 0, TILE),
             )
-            narrow = _clipped(finished) if work.interpreted else _saturated(finished)
+            narrow = saturate(finished, 8) if work.interpreted else _saturated(finished)
             plgpu.wait_smem_to_gmem(0, wait_read_only=True)
             shared.results[group] = narrow
             plgpu.commit_smem()
@@ -293,13 +294,8 @@ def _multiply(work: _Work, turn: Any, accumulators: Any, shared: _Shared) -> jax
     return accumulators[...]
 
 
-def _clipped(x: jax.Array) -> jax.Array:
-    """int32 to int8; what is beyond counts as what is nearest to it."""
-    return clip_bits(x, 8).astype(jnp.int8)
-
-
 def _saturated(x: jax.Array) -> jax.Array:
-    """As ``_clipped``, of what is laid out in registers as accumulators are."""
+    """``saturate`` at 8 bits, of int32 [R, C] laid out in registers as accumulators are."""
     wgmma = plgpu.Layout.WGMMA
     kind = plgpu.ShapeDtypeStruct(x.shape, jnp.int8, layout=wgmma)
     return plgpu.inline_mgpu(arg_types=(wgmma,), return_type=kind)(saturate_pairs)(x)
@@ -308,7 +304,12 @@ def _saturated(x: jax.Array) -> jax.Array:
 def saturate_pairs(_: Any, x: Any) -> Any:
     """One instruction for the two numbers of a register pair; clipped and packed they take five.
 
-    PTX's ``cvt.pack.sat.s8.s32``, of which the second operand becomes the lower byte.
+    PTX's ``cvt.pack.sat.s8.s32``, of which the second operand becomes the lower byte. The
+    interpreter does not come here: whether it is right, ``benchmarks/gpu.py`` shows by its hashes,
+    which it has not done since this was written.
+
+    Args:
+        x: Mosaic's array of registers, two int32 next to each other in each.
     """
     word, half, byte = (ir.IntegerType.get_signless(bits) for bits in (32, 16, 8))
     pair = ir.VectorType.get((2,), byte)

@@ -62,7 +62,7 @@ class Rows:
     """An operand of which each row is looked up.
 
     Attributes:
-        table: int8 [V, C]; the parts of a row (``parts_of``) are C channels and no more.
+        table: int8 [V, C], of such a C that ``may_look_up``.
         ratio: int32 [V], a number a row, which ``before`` is given with it.
         ids: int32 [...] in [0, V).
     """
@@ -169,6 +169,11 @@ def warps_of(channels: int) -> int:
     return power_of_two(-(-channels // OF_A_WARP), 1)
 
 
+def may_look_up(channels: int) -> bool:
+    """Whether the parts of a row are its channels and no more: nobody reads beyond a table."""
+    return sum(parts_of(channels, warps_of(channels))) == channels
+
+
 def parts_of(channels: int, warps: int) -> list[int]:
     """What so many warps read at once, as often as holds a row: 768 by one warp as six of 128."""
     part = READ_AT_ONCE * warps
@@ -193,9 +198,9 @@ def _kernel(
     starts = [sum(parts[:index]) for index in range(len(parts))]
     cuts = list(zip(starts, parts, strict=True))
     places = [pl.ds(*cut) for cut in cuts]
-    # All of the rows is asked for before any of it is waited for: left to itself, the compiler asks
-    # for a part when it has computed the one before. Nobody reads it again: the cache next to the
-    # multiprocessor is for the constants.
+    # Rows are asked for as a whole before any part is waited for: left to itself, the compiler asks
+    # for a part when it has computed the one before. Nobody reads them again, so they are the first
+    # to leave the cache next to the multiprocessor, which is for the constants.
     operands = [[[_read(x, row, place) for x in inputs] for row in range(rows)] for place in places]
     if not interpret:
         triton.debug_barrier()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import ibert_jax as ib
-from ibert_jax.frozen.folding import FoldedLeaf, fold, fold_wide
+from ibert_jax.frozen.folding import HIGHEST, FoldedLeaf, fold, fold_wide
 from ibert_jax.frozen.network import integer_leaves
 from ibert_jax.integer.dyadic import Folded, Multiplier, clip_bits, rescale
 
@@ -74,6 +75,27 @@ def test_narrow_multipliers_with_their_bias(
     if folded is not None:
         for bits in (NARROW, 16):
             check_alike(folded, multiplier, x, bias, bits, wide=False)
+
+
+@settings(deadline=None)
+@given(multipliers(15), multipliers(15), integers(-(2**24), 2**24))
+def test_channels_of_a_layer_share_a_right_shift(
+    first: Multiplier, second: Multiplier, x: np.ndarray
+) -> None:
+    """Of layers in a stack, wherever the largest shift leaves each multiplier its room."""
+    layers = [dataclasses.replace(each, pre=None) for each in (first, second)]
+    stacked = jax.tree.map(lambda *parts: np.stack(parts), *layers)
+    folded = fold(stacked, 2**24)
+    assert folded is not None
+    right = np.maximum(stacked.shift - HIGHEST, 0)
+    moved = np.clip(HIGHEST - stacked.shift, 0, HIGHEST) + right.max(-1, keepdims=True) - right
+    if right.any():
+        one = (moved <= HIGHEST).all() or (right == right[:, :1]).all()
+        assert np.shape(folded.shift) == ((2,) if one else (2, COUNT))
+    for index, layer in enumerate(layers):
+        own = jax.tree.map(lambda part, i=index: part[i], folded)
+        for bits in (NARROW, 16):
+            check_alike(own, layer, x, np.zeros(COUNT, np.int32), bits, wide=False)
 
 
 @settings(deadline=None)

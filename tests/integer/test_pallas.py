@@ -263,7 +263,7 @@ def test_embeddings_in_one(channels: int) -> None:
     def both(rows: Any, total: Any, act: Any, copy: Any) -> Any:
         pending = PendingRowSum(rows, total)
         whole = act(norm(pending.settle()))
-        return (whole, copy(whole)), pending.normalized(norm, copy, act, interpret=True)
+        return (whole, copy(whole)), pending.normalized(norm, act, copy, interpret=True)
 
     plain, fused = both(rows, total, act, copy)
     assert fused[1].dtype == np.int8
